@@ -1,0 +1,36 @@
+"""actlake: a database of what happens inside a transformer language model.
+
+    >>> import actlake
+    >>> sorted(actlake.__all__)[:4]
+    ['ActlakeError', 'Generation', 'Store', 'capture']
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from actlake.errors import ActlakeError
+from actlake.queries import Generation, Store
+
+if TYPE_CHECKING:
+    from actlake.capture import capture
+
+__version__ = "0.1.0"
+
+__all__ = ["ActlakeError", "Generation", "Store", "capture", "open"]
+
+
+def open(uri: str | os.PathLike[str]) -> Store:  # noqa: A001  `actlake.open` is the contract
+    """The store at a folder or a `pyarrow.fs` URI; creates nothing.
+
+    Raises StoreNotFound when there is none, CorruptLog when its log is damaged, FormatTooNew when it was written by a
+    newer actlake.
+    """
+    return Store(uri)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "capture":  # needs torch, which reading a store does not
+        from actlake.capture import capture
+
+        return capture
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

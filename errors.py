@@ -1,0 +1,268 @@
+"""Every error that actlake raises on purpose.
+
+    ActlakeError
+    ├── InvalidOption            (ValueError)   an option has a value that cannot be used
+    ├── StoreNotFound            (LookupError)  no store at that location
+    ├── UnsupportedLocation      (ValueError)   a kind of location that actlake cannot write to
+    ├── FormatTooNew                            the store was written by a newer actlake
+    ├── CorruptLog                              a commit of the log cannot be read or is missing
+    ├── CorruptFile                             a data file is not what its commit says
+    ├── MissingFile              (LookupError)  a data file that a commit names is not there
+    ├── PrecisionOverflow        (ValueError)   a value does not fit the run's precision
+    ├── RunNotFound              (LookupError)
+    ├── GenerationNotFound       (LookupError)
+    ├── NotRecorded              (LookupError)  the run did not record what was asked for
+    ├── UnknownLayer             (LookupError)
+    ├── QueryError               (ValueError)   DuckDB refused the SQL
+    ├── InvalidPrompt            (ValueError)   a prompt, named by its file and line
+    ├── PromptTooLong            (ValueError)
+    ├── ModelNotFound            (LookupError)
+    ├── ModelRefused             (ValueError)   the model failed the check at load
+    ├── NotEnoughSpace           (OSError)
+    └── PortInUse                (OSError)
+
+A message says what was asked, what is there and what to do. The raw values are the exception's `args`, the sentence is
+`__str__`, so an error that crosses a process boundary arrives whole.
+"""
+
+from collections.abc import Sequence
+
+
+class ActlakeError(Exception):
+    """The base of every error that actlake raises on purpose."""
+
+
+class InvalidOption(ActlakeError, ValueError):
+    """An option has a value that cannot be used."""
+
+    def __init__(self, option: str, value: object, wanted: str) -> None:
+        super().__init__(option, value, wanted)
+
+    def __str__(self) -> str:
+        option, value, wanted = self.args
+        return f"{option}={value!r} cannot be used: {wanted}"
+
+
+class StoreNotFound(ActlakeError, LookupError):
+    """No store lies at that location."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+
+    def __str__(self) -> str:
+        return f"no store at {self.args[0]!r} (it has no _log folder); make one with `actlake capture`"
+
+
+class UnsupportedLocation(ActlakeError, ValueError):
+    """A kind of location that actlake cannot write to."""
+
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(uri, reason)
+
+    def __str__(self) -> str:
+        uri, reason = self.args
+        return f"cannot use {uri!r} as a store: {reason}"
+
+
+class FormatTooNew(ActlakeError):
+    """The store was written by a newer actlake."""
+
+    def __init__(self, uri: str, found: int, known: int, needs: str) -> None:
+        super().__init__(uri, found, known, needs)
+
+    def __str__(self) -> str:
+        uri, found, known, needs = self.args
+        return (
+            f"{uri!r} has store format {found}; this actlake reads up to {known}: "
+            f"install actlake {needs} or newer (`pip install 'actlake>={needs}'`)"
+        )
+
+
+class CorruptLog(ActlakeError):
+    """A commit of the log cannot be read, or one is missing."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+
+    def __str__(self) -> str:
+        path, problem = self.args
+        return f"the commit log is damaged at {path!r}: {problem}; restore that file from a copy of the store"
+
+
+class CorruptFile(ActlakeError):
+    """A data file is not what its commit says."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+
+    def __str__(self) -> str:
+        path, problem = self.args
+        return f"the data file {path!r} is damaged: {problem}; restore it from a copy of the store"
+
+
+class MissingFile(ActlakeError, LookupError):
+    """A data file that a commit names is not there."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+
+    def __str__(self) -> str:
+        return f"the data file {self.args[0]!r} is missing; restore it from a copy of the store"
+
+
+class PrecisionOverflow(ActlakeError, ValueError):
+    """A value does not fit the run's precision."""
+
+    def __init__(self, what: str, value: float, precision: str) -> None:
+        super().__init__(what, value, precision)
+
+    def __str__(self) -> str:
+        what, value, precision = self.args
+        return f"{what} holds {value:g}, which {precision} cannot; capture with --precision bfloat16 or float32"
+
+
+class RunNotFound(ActlakeError, LookupError):
+    """The store holds no run of that number."""
+
+    def __init__(self, run_id: int, n_runs: int) -> None:
+        super().__init__(run_id, n_runs)
+
+    def __str__(self) -> str:
+        run_id, n_runs = self.args
+        held = f"this store holds runs 0 to {n_runs - 1}" if n_runs else "this store holds no run yet"
+        return f"no run {run_id}; {held}"
+
+
+class GenerationNotFound(ActlakeError, LookupError):
+    """The store holds no generation of that number."""
+
+    def __init__(self, generation_id: int, n_generations: int, last: int | None) -> None:
+        super().__init__(generation_id, n_generations, last)
+
+    def __str__(self) -> str:
+        generation_id, n_generations, last = self.args
+        if not n_generations:
+            return f"no generation {generation_id}; this store holds none yet (add some with `actlake capture`)"
+        return f"no generation {generation_id}; this store holds {n_generations}, the last of them {last}"
+
+
+class NotRecorded(ActlakeError, LookupError):
+    """The run did not record what was asked for."""
+
+    def __init__(self, what: str, recorded: Sequence[str], generation_id: int) -> None:
+        super().__init__(what, tuple(recorded), generation_id)
+
+    def __str__(self) -> str:
+        what, recorded, generation_id = self.args
+        return (
+            f"generation {generation_id} has no {what}: its run recorded {', '.join(recorded) or 'only tokens'}; "
+            f"capture again with `--record {','.join(sorted({*recorded, what}))}`"
+        )
+
+
+class UnknownLayer(ActlakeError, LookupError):
+    """A layer that the model does not have, or that the run did not record."""
+
+    def __init__(self, asked: Sequence[int], known: Sequence[int]) -> None:
+        super().__init__(tuple(asked), tuple(known))
+
+    def __str__(self) -> str:
+        asked, known = self.args
+        plural = "s" if len(asked) > 1 else ""
+        return f"no layer{plural} {number_ranges(asked)}; there are layers {number_ranges(known) or 'none'}"
+
+
+class QueryError(ActlakeError, ValueError):
+    """DuckDB refused the SQL."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidPrompt(ActlakeError, ValueError):
+    """A prompt that cannot be captured, named by where it stands."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(where, problem)
+
+    def __str__(self) -> str:
+        where, problem = self.args
+        return f"{where}: {problem}"
+
+
+class PromptTooLong(ActlakeError, ValueError):
+    """A prompt that leaves the model no room to write a token."""
+
+    def __init__(self, where: str, n_tokens: int, context: int) -> None:
+        super().__init__(where, n_tokens, context)
+
+    def __str__(self) -> str:
+        where, n_tokens, context = self.args
+        return (
+            f"{where}: the prompt has {n_tokens} tokens and the model's context holds {context}, "
+            f"so nothing could follow it; shorten it to {context - 1} tokens or fewer"
+        )
+
+
+class ModelNotFound(ActlakeError, LookupError):
+    """No model by that name can be loaded."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(model, problem)
+
+    def __str__(self) -> str:
+        model, problem = self.args
+        return f"cannot load model {model!r}: {problem}"
+
+
+class ModelRefused(ActlakeError, ValueError):
+    """The model failed the check at load: recording it could be wrong."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(model, problem)
+
+    def __str__(self) -> str:
+        model, problem = self.args
+        return f"model {model!r} is refused, because what would be recorded could be wrong: {problem}"
+
+
+class NotEnoughSpace(ActlakeError, OSError):
+    """The run would fill the disk."""
+
+    def __init__(self, uri: str, needed: int, free: int) -> None:
+        super().__init__(uri, needed, free)
+
+    def __str__(self) -> str:
+        uri, needed, free = self.args
+        return (
+            f"the run may write {needed / 1e9:.2f} GB and {uri!r} has {free / 1e9:.2f} GB free; "
+            "record less (--record, --layers, --max-new-tokens) or use another disk"
+        )
+
+
+class PortInUse(ActlakeError, OSError):
+    """Something else listens on that port."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+
+    def __str__(self) -> str:
+        return f"port {self.args[0]} is in use; choose another with --port"
+
+
+def number_ranges(numbers: Sequence[int]) -> str:
+    """Numbers as people write them.
+
+    >>> number_ranges([0, 3, 4, 5, 9])
+    '0,3-5,9'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)

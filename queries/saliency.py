@@ -1,0 +1,61 @@
+"""Input saliency of a generation, from its stored gradients and embeddings."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from ..errors import InvalidOption
+
+Method = Literal["grad_x_input", "grad_norm", "grad_dot_input", "grad_x_input_l1"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_SCORES: dict[Method, Callable[[Any, Any], Float64[np.ndarray, "inputs"]]] = {
+    "grad_x_input": lambda gradient, embedding: np.linalg.norm(gradient * embedding, axis=-1),
+    "grad_norm": lambda gradient, embedding: np.linalg.norm(gradient, axis=-1),
+    "grad_dot_input": lambda gradient, embedding: (gradient * embedding).sum(-1),
+    "grad_x_input_l1": lambda gradient, embedding: np.abs(gradient * embedding).sum(-1),
+}
+
+
+class SaliencyMatrix(np.ndarray):
+    """Shares of saliency, [output positions, input positions], float64: a NumPy array that knows its scores.
+
+    Row `r` is output position `n_prompt_tokens + r`, column `i` is input position `i`; what an output cannot see is 0.
+    A row sums to 1 (its absolute values, for the signed method; 0 where every score is). `scores` has the same shape,
+    before dividing by the row's sum; `method` is the saliency method. A slice or a result of arithmetic is without them.
+    """
+
+    scores: Float64[np.ndarray, "outputs inputs"] | None
+    method: Method | None
+
+    def __new__(cls, scores: Float64[np.ndarray, "outputs inputs"], method: Method) -> "SaliencyMatrix":
+        totals = np.abs(scores).sum(axis=1, keepdims=True)
+        matrix = np.divide(scores, totals, out=np.zeros_like(scores), where=totals > 0).view(cls)
+        matrix.scores, matrix.method = scores, method
+        return matrix
+
+    def __array_finalize__(self, source: object) -> None:
+        self.scores, self.method = None, None
+
+
+def saliency_matrix(
+    gradients: Sequence[Float[np.ndarray, "_ d_model"]],
+    embeddings: Float32[np.ndarray, "positions d_model"],
+    method: Method = "grad_x_input",
+) -> SaliencyMatrix:
+    """Saliency of each output position over the input positions before it.
+
+    `gradients[r]` is [output position, d_model]: the gradient of that output's logit with respect to every earlier
+    embedding. Sums are taken in double precision. Raises InvalidOption for an unknown method.
+    Source: gradient × input, L2: Bastings & Filippova 2020, arXiv:2010.05607; Atanasova et al. 2020, arXiv:2009.13295.
+    """
+    if method not in METHODS:
+        raise InvalidOption("method", method, f"choose one of {', '.join(METHODS)}")
+    x = embeddings.astype(np.float64)
+    scores = np.zeros((len(gradients), len(embeddings) - 1))
+    for row, gradient in zip(scores, gradients, strict=True):
+        n_inputs = len(gradient)
+        row[:n_inputs] = _SCORES[method](gradient.astype(np.float64), x[:n_inputs])
+    return SaliencyMatrix(scores, method)

@@ -1,0 +1,159 @@
+"""The tables that a store keeps: names, columns, types and meanings.
+
+Every other fact about a table follows from here: the Parquet files' schema, how they are sorted and grouped, and the
+comments that SQL and the docs show. Derived views (`activations`, `saliency`) are in `queries/*.sql`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+FORMAT = 1
+"""The version of the store's format that this code writes, and the newest that it reads."""
+
+VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+"""Every recorded vector: a list of 32-bit floats, rounded to the run's precision."""
+
+ID, COUNT, INDEX = pa.int64(), pa.int32(), pa.int32()
+TEXT, TEXTS, FLAG, REAL = pa.string(), pa.list_(pa.string()), pa.bool_(), pa.float32()
+TIME = pa.timestamp("us")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; a row's key is never null."""
+
+    name: str
+    type: pa.DataType
+    comment: str
+    key: bool = False
+    nullable: bool = False
+
+    @property
+    def field(self) -> pa.Field:
+        return pa.field(self.name, self.type, nullable=self.nullable)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its files are sorted by `sort`, and a row group ends where a column of `row_group` changes.
+
+    `sort` is the key unless another order of it reads better.
+    """
+
+    name: str
+    comment: str
+    columns: tuple[Column, ...]
+    row_group: tuple[str, ...] = ()
+    sort: tuple[str, ...] = ()
+
+    @cached_property
+    def arrow(self) -> pa.Schema:
+        return pa.schema([column.field for column in self.columns])
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns if column.key)
+
+    @property
+    def vector(self) -> str | None:
+        """The name of the vector column, if the table has one."""
+        return next((column.name for column in self.columns if column.type == VECTOR), None)
+
+
+def _generation_key(*more: Column) -> tuple[Column, ...]:
+    return (Column("generation_id", ID, "the generation", key=True), *more)
+
+
+_POSITION = Column("position", INDEX, "0-based index of the token in its generation, prompt first", key=True)
+_LAYER = Column("layer", INDEX, "0-based index of the transformer block", key=True)
+
+RUNS = Table(
+    "runs",
+    "one row for each capture: one model, one set of options, many prompts",
+    (
+        Column("run_id", ID, "0-based number of the run in its store", key=True),
+        Column("name", TEXT, "a name for people; the model's unless told"),
+        Column("model", TEXT, "the model as it was asked for"),
+        Column("model_revision", TEXT, "the hub's commit of the model, where there is one", nullable=True),
+        Column("model_hash", TEXT, "SHA-256 of the weights, by name, shape, type and bytes"),
+        Column("tokenizer_hash", TEXT, "SHA-256 of the tokenizer's definition"),
+        Column("architecture", TEXT, "the class of the model in transformers"),
+        Column("n_layers", COUNT, "transformer blocks"),
+        Column("d_model", COUNT, "width of the residual stream"),
+        Column("d_ff", COUNT, "neurons in the FFNN of one layer"),
+        Column("vocab_size", COUNT, "tokens in the vocabulary of the unembedding"),
+        Column("precision", TEXT, "what the recorded vectors were rounded to: bfloat16, float16 or float32"),
+        Column("recorded", TEXTS, "which of embeddings, gradients, activations were recorded"),
+        Column("gradient_target", TEXT, "what gradients are of: the logit of the generated token", nullable=True),
+        Column("generation_config", TEXT, "JSON: how text was generated, and which layers were recorded"),
+        Column("seed", ID, "seed of the sampler"),
+        Column("versions", TEXT, "JSON: versions of the libraries that captured"),
+        Column("created_at", TIME, "when the run was registered, UTC"),
+        Column("status", TEXT, "capturing, or complete"),
+    ),
+)
+
+GENERATIONS = Table(
+    "generations",
+    "one row for each prompt and what the model wrote after it",
+    _generation_key(
+        Column("run_id", ID, "the run that captured it"),
+        Column("prompt_index", ID, "0-based index of the prompt among the run's"),
+        Column("prompt", TEXT, "the text that the model was given"),
+        Column("completion", TEXT, "the text that it wrote, special tokens left out"),
+        Column("n_prompt_tokens", COUNT, "tokens of the prompt"),
+        Column("n_tokens", COUNT, "tokens of prompt and completion"),
+        Column("finish_reason", TEXT, "stop (the model ended it), length (max_new_tokens) or context (no room left)"),
+        Column("metadata", TEXT, "JSON: every other field of the prompt's record"),
+    ),
+)
+
+TOKENS = Table(
+    "tokens",
+    "one row for each token of each generation",
+    _generation_key(
+        _POSITION,
+        Column("token_id", INDEX, "index in the tokenizer's vocabulary"),
+        Column("token", TEXT, "its text; bytes that are not whole characters as <0xE2>"),
+        Column("char_start", COUNT, "offset of its first character in prompt + completion"),
+        Column("char_end", COUNT, "offset after its last character"),
+        Column("is_generated", FLAG, "whether the model wrote it"),
+        Column("is_special", FLAG, "whether it is a special token (start, end, role marks)"),
+        Column("logprob", REAL, "log-probability that the model gave it, natural logarithm", nullable=True),
+        Column("rank", COUNT, "its place among the predictions; 1 is the likeliest", nullable=True),
+        Column("entropy", REAL, "of the distribution that predicted it, in nats", nullable=True),
+    ),
+)
+
+EMBEDDINGS = Table(
+    "embeddings",
+    "the input embedding of each token, before positions are added",
+    _generation_key(_POSITION, Column("embedding", VECTOR, "FLOAT[d_model]")),
+    row_group=("generation_id",),
+)
+
+GRADIENTS = Table(
+    "gradients",
+    "the gradient of each generated token's logit with respect to each earlier token's embedding",
+    _generation_key(
+        Column("output_position", INDEX, "position of the generated token", key=True),
+        Column("input_position", INDEX, "position of the earlier token, 0 to output_position - 1", key=True),
+        Column("gradient", VECTOR, "FLOAT[d_model], logits per unit of embedding"),
+    ),
+    row_group=("generation_id",),
+)
+
+ACTIVATION_VECTORS = Table(
+    "activation_vectors",
+    "the activations of all neurons of one layer at one position (token-major)",
+    _generation_key(_POSITION, _LAYER, Column("activation", VECTOR, "FLOAT[d_ff], by neuron")),
+    row_group=("generation_id", "layer"),
+    sort=("generation_id", "layer", "position"),
+)
+
+TABLES = {
+    table.name: table for table in (RUNS, GENERATIONS, TOKENS, EMBEDDINGS, GRADIENTS, ACTIVATION_VECTORS)
+}
+"""Every table that is kept in files, by name."""
