@@ -34,6 +34,16 @@ class Report:
     def ok(self) -> bool:
         return not self.problems
 
+    def sentence(self) -> str:
+        """The verdict, for people."""
+        if self.problems:
+            return f"{len(self.problems)} problems at commit {self.version}:"
+        leftovers = f"; {len(self.unreferenced)} files that no commit names (harmless)" if self.unreferenced else ""
+        return (
+            f"ok: commit {self.version}, {self.n_generations} generations in {self.n_files} files, "
+            f"{self.n_bytes / 1e6:.1f} MB{leftovers}"
+        )
+
 
 def verify(location: Location, *, deep: bool = False) -> Report:
     """Check the log, that every file is there in its size, and that every generation is there once with all its rows.

@@ -1,0 +1,24 @@
+"""How activations get into a store: load and check a model, generate, replay, write. The only part that imports torch."""
+
+from .models import Model, load_model
+from .options import RECORDS, CaptureOptions
+from .plan import Plan, byte_budget, make_plan
+from .prompts import Prompt, prompts_from, read_prompts
+from .run import Progress, Run, capture, capture_plan
+
+__all__ = [
+    "RECORDS",
+    "CaptureOptions",
+    "Model",
+    "Plan",
+    "Progress",
+    "Prompt",
+    "Run",
+    "byte_budget",
+    "capture",
+    "capture_plan",
+    "load_model",
+    "make_plan",
+    "prompts_from",
+    "read_prompts",
+]

@@ -1,0 +1,68 @@
+"""The options of a capture, with the same names on the command line, in Python and in the app."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import InvalidOption
+from ..store import PRECISIONS, Precision
+from .generate import Sampling
+from .models import DType
+
+Record = Literal["embeddings", "gradients", "activations"]
+RECORDS: tuple[Record, ...] = get_args(Record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureOptions:
+    """What to write and what to record.
+
+    max_new_tokens  the most tokens to write after each prompt
+    record          any of embeddings, gradients, activations
+    layers          the layers whose activations are recorded; all of them unless told
+    precision       what recorded vectors are rounded to
+    batch_size      texts at once, or "auto": as many as have 512 tokens together, at most 32
+    device, dtype   where and in what type the model computes; "auto" is CUDA and the checkpoint's type, else CPU and float32
+    temperature     0 is greedy; greater values draw, by `seed`, from the `top_k` likeliest tokens (0: all) that
+                    together have probability `top_p`
+    chat            put each prompt into the model's chat template, as a user's message
+    gradient_tokens positions that go backward at once: the bound on the gradients' memory
+    name            a name of the run for people
+    """
+
+    max_new_tokens: int = 40
+    record: Sequence[Record] = RECORDS
+    layers: Sequence[int] | None = None
+    precision: Precision = "bfloat16"
+    batch_size: int | Literal["auto"] = "auto"
+    device: str = "auto"
+    dtype: DType = "auto"
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    chat: bool = False
+    gradient_tokens: int = 2048
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InvalidOption("max_new_tokens", self.max_new_tokens, "give 1 or more")
+        if isinstance(self.record, str) or (unknown := set(self.record) - set(RECORDS)):
+            raise InvalidOption("record", self.record, f"give any of {', '.join(RECORDS)}")
+        if self.precision not in PRECISIONS:
+            raise InvalidOption("precision", self.precision, f"choose one of {', '.join(PRECISIONS)}")
+        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise InvalidOption("batch_size", self.batch_size, 'give 1 or more, or "auto"')
+        if self.gradient_tokens < 1:
+            raise InvalidOption("gradient_tokens", self.gradient_tokens, "give 1 or more")
+        if not -(2**63) <= self.seed < 2**63:
+            raise InvalidOption("seed", self.seed, "give a 64-bit integer")
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+
+    def records(self, what: Record) -> bool:
+        return what in self.record

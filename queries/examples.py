@@ -1,0 +1,21 @@
+"""Questions to ask of any store, with the SQL that answers them: `examples.sql`, in its order."""
+
+from dataclasses import dataclass
+from importlib import resources
+
+MARK = "-- ?"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question and the statement that answers it."""
+
+    question: str
+    sql: str
+
+
+def examples() -> tuple[Example, ...]:
+    """The examples, in order."""
+    text = resources.files(__package__).joinpath("examples.sql").read_text("utf-8")
+    questions = (part.split("\n", 1) for part in text.split(f"\n{MARK}")[1:])
+    return tuple(Example(question.strip(), sql.strip().rstrip(";")) for question, sql in questions)
