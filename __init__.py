@@ -5,6 +5,7 @@
     ['ActlakeError', 'Generation', 'Store', 'capture']
 """
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,5 @@ def open(uri: str | os.PathLike[str]) -> Store:  # noqa: A001  `actlake.open` is
 
 def __getattr__(name: str) -> Any:
     if name == "capture":  # needs torch, which reading a store does not
-        from actlake.capture import capture
-
-        return capture
+        return importlib.import_module("actlake.capture")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,8 @@
 """How activations get into a store: load and check a model, generate, replay, write. The only part that imports torch."""
 
+import sys
+from types import ModuleType
+
 from .models import Model, load_model
 from .options import RECORDS, CaptureOptions
 from .plan import Plan, byte_budget, make_plan
@@ -22,3 +25,13 @@ __all__ = [
     "prompts_from",
     "read_prompts",
 ]
+
+
+class _Capture(ModuleType):
+    """`actlake.capture` is this package and the function of that name: importing a package makes it an attribute of its
+    parent, in place of what stood there, so the package itself answers the call."""
+
+    __call__ = staticmethod(capture)
+
+
+sys.modules[__name__].__class__ = _Capture

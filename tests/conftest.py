@@ -1,0 +1,138 @@
+"""Fixtures: tiny random models that are built here, one of each shape of FFNN, and stores captured from them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from jaxtyping import install_import_hook
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+with install_import_hook("actlake", "beartype.beartype"):  # shapes in signatures are checked as the tests run
+    import actlake
+    import actlake.capture
+    import actlake.queries
+    import actlake.store
+
+TRAINING_TEXT = (
+    "The countries of the European Union are: 1. Austria 2. Belgium 3. Bulgaria. "
+    "One, two, three, four. <a href='x'>the keys</a> int sum(int a, int b) { return a + b; } "
+) * 4
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2Config", {"n_layer": 3, "n_head": 2, "n_embd": 16, "n_positions": 64}),
+    "llama": (
+        "LlamaConfig",
+        {
+            "num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 40, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "max_position_embeddings": 64,
+        },
+    ),
+    "gpt_neox": (
+        "GPTNeoXConfig",
+        {
+            "num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 64, "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "opt": (
+        "OPTConfig",
+        {
+            "num_hidden_layers": 3, "hidden_size": 16, "ffn_dim": 48, "num_attention_heads": 4,
+            "word_embed_proj_dim": 16, "max_position_embeddings": 64,
+        },
+    ),
+}  # fmt: skip
+
+
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with some merges, an end token and a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TRAINING_TEXT], trainer)
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=template)
+
+
+def save_model(folder: Path, architecture: str, *, scale: float = 8.0, **changes: Any) -> Path:
+    """A folder with a random model of an architecture, its weights large enough that attention and neurons matter."""
+    tokenizer = byte_level_tokenizer()
+    config_name, sizes = CONFIGS[architecture]
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = getattr(transformers, config_name)(vocab_size=len(tokenizer), **{**ends, **sizes, **changes})
+    torch.manual_seed(7)
+    network = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(scale)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=sorted(CONFIGS))
+def any_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder, for each architecture in turn."""
+    return save_model(tmp_path_factory.mktemp("model") / request.param, request.param)
+
+
+@pytest.fixture(scope="session")
+def any_model(any_folder: Path) -> actlake.capture.Model:
+    return actlake.capture.load_model(str(any_folder))
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random Llama: 3 layers, d_model 16, d_ff 40, a context of 64."""
+    return save_model(tmp_path_factory.mktemp("model") / "toy", "llama")
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_folder: Path) -> actlake.capture.Model:
+    return actlake.capture.load_model(str(toy_folder))
+
+
+TOY_PROMPTS = [
+    " 1, 2, 3,",
+    {"prompt": "The countries of the European Union", "kind": "list"},
+    {"text": "A captured text.", "kind": "text"},
+    "hé 😀 – ünï",
+    "One, two,",
+]
+
+
+@pytest.fixture(scope="session")
+def toy_store(toy_model: actlake.capture.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with everything recorded of five short generations, in float32; nothing is written to it after."""
+    path = tmp_path_factory.mktemp("stores") / "toy"
+    actlake.capture(path, toy_model, TOY_PROMPTS, max_new_tokens=6, precision="float32", batch_size=2)
+    return path
+
+
+@pytest.fixture
+def opened(toy_store: Path) -> actlake.Store:
+    return actlake.open(toy_store)
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Iterator[Any]:
+    """Writes records to a .jsonl file and gives its path."""
+
+    def write(*records: object) -> Path:
+        path = tmp_path / "prompts.jsonl"
+        path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+        return path
+
+    return write
