@@ -63,12 +63,12 @@ class Store:
 
     def generation(self, generation_id: int) -> Generation:
         """One generation. Raises GenerationNotFound."""
-        rows = self._reader.rows(self.snapshot, "generations", generation_id).to_pylist()
+        rows = self._reader.rows(self.snapshot, "generations", generation_id=generation_id).to_pylist()
         if not rows:
             ((n, last),) = self.sql("select count(*), max(generation_id) from generations").fetchall()
             raise GenerationNotFound(generation_id, n, last)
         row = rows[0]
-        run = self._run(row["run_id"])
+        (run,) = self._reader.rows(self.snapshot, "runs", run_id=row["run_id"]).to_pylist()
         layers = json.loads(run["generation_config"])["layers"] if "activations" in run["recorded"] else ()
         return Generation(
             **{**row, "metadata": json.loads(row["metadata"])},
@@ -91,10 +91,6 @@ class Store:
     def __repr__(self) -> str:
         n_generations = sum(file.rows for file in self.snapshot.of("generations"))
         return f"<actlake.Store {self.uri!r}: {len(self.snapshot.reservations)} runs, {n_generations} generations>"
-
-    def _run(self, run_id: int) -> dict[str, Any]:
-        relation = self.sql("select * from runs where run_id = ?", [run_id])
-        return dict(zip(relation.columns, relation.fetchall()[0], strict=True))
 
     def _relation(
         self, query: str, params: Sequence[Any] | Mapping[str, Any] | None, *, locked: bool

@@ -41,7 +41,7 @@ class Generation:
     @property
     def tokens(self) -> pd.DataFrame:
         """The rows of `tokens`, by position, without generation_id."""
-        rows = self._reader.rows(self._snapshot, "tokens", self.generation_id)
+        rows = self._reader.rows(self._snapshot, "tokens", generation_id=self.generation_id)
         return rows.drop_columns(["generation_id"]).to_pandas()
 
     def embeddings(self) -> Float32[np.ndarray, "positions d_model"]:
@@ -107,7 +107,8 @@ class Generation:
     def _vectors(self, what: str, layer: int | None = None) -> Float32[np.ndarray, "rows width"]:
         self._check_recorded(what)
         table = "activation_vectors" if what == "activations" else what
-        return self._reader.vectors(self._snapshot, table, self.generation_id, layer=layer)
+        wanted = {"generation_id": self.generation_id} | ({} if layer is None else {"layer": layer})
+        return self._reader.vectors(self._snapshot, table, **wanted)
 
     def _check_recorded(self, what: str) -> None:
         if what not in self.recorded:

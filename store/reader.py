@@ -25,31 +25,22 @@ class Reader:
         self._footer = lru_cache(maxsize=max_footers)(self._read_footer)
 
     def rows(
-        self,
-        snapshot: Snapshot,
-        table: str,
-        generation_id: int,
-        *,
-        layer: int | None = None,
-        columns: Sequence[str] | None = None,
+        self, snapshot: Snapshot, table: str, *, columns: Sequence[str] | None = None, **wanted: int
     ) -> pa.Table:
-        """Rows of one generation (and one layer), in the table's order; none is an empty table.
+        """Rows with these values of key columns (`generation_id=3, layer=0`), in the table's order; maybe none.
 
         Raises MissingFile or CorruptFile, with the file's path.
         """
         schema = TABLES[table].arrow
         names = list(columns or schema.names)
-        wanted = {"generation_id": generation_id, **({} if layer is None else {"layer": layer})}
         parts = [self._matching(file, names, wanted) for file in snapshot.of(table, **wanted)]
-        return pa.concat_tables([pa.schema([schema.field(n) for n in names]).empty_table(), *parts])
+        return pa.concat_tables([pa.schema([schema.field(name) for name in names]).empty_table(), *parts])
 
-    def vectors(
-        self, snapshot: Snapshot, table: str, generation_id: int, *, layer: int | None = None
-    ) -> Float32[np.ndarray, "rows width"]:
+    def vectors(self, snapshot: Snapshot, table: str, **wanted: int) -> Float32[np.ndarray, "rows width"]:
         """The vectors of those rows as a float32 matrix, a row each."""
         column = TABLES[table].vector
         assert column, f"{table} has no vector column"
-        rows = self.rows(snapshot, table, generation_id, layer=layer, columns=[column])
+        rows = self.rows(snapshot, table, columns=[column], **wanted)
         if not rows.num_rows:
             return np.empty((0, 0), np.float32)
         return np.concatenate([_matrix(chunk) for chunk in rows[column].chunks if len(chunk)])

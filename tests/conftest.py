@@ -114,6 +114,11 @@ TOY_PROMPTS = [
 
 
 @pytest.fixture(scope="session")
+def toy_prompts() -> list[Any]:
+    return TOY_PROMPTS
+
+
+@pytest.fixture(scope="session")
 def toy_store(toy_model: actlake.capture.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with everything recorded of five short generations, in float32; nothing is written to it after."""
     path = tmp_path_factory.mktemp("stores") / "toy"

@@ -1,0 +1,220 @@
+"""The log, shards and snapshots: what is written is read back, and nobody loses a race."""
+
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from actlake.errors import CorruptLog, FormatTooNew, MissingFile, PrecisionOverflow, StoreNotFound
+from actlake.store import (
+    TABLES,
+    CapturedGeneration,
+    CapturedTokens,
+    Commit,
+    DataFile,
+    Location,
+    Log,
+    Reader,
+    Reservation,
+    parse_ranges,
+    rounded,
+    write_shard,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+
+def a_generation(generation_id: int, n: int, p: int, layers: tuple[int, ...] = (0, 3)) -> CapturedGeneration:
+    random = np.random.default_rng(generation_id)
+    ints = np.arange(n, dtype=np.int32)
+    floats = random.normal(size=n).astype(np.float32)
+    return CapturedGeneration(
+        generation_id=generation_id, run_id=0, prompt_index=generation_id, prompt="p", completion="c",
+        n_prompt_tokens=p, finish_reason="length", metadata={"a": [1, "ü"]},
+        tokens=CapturedTokens(ints, ["t"] * n, ints, ints + 1, ints > n, floats, ints, floats),
+        embeddings=random.normal(size=(n, 8)).astype(np.float32),
+        activations={layer: random.normal(size=(n, 12)).astype(np.float32) for layer in layers},
+        gradients=[random.normal(size=(t, 8)).astype(np.float32) for t in range(p, n)],
+    )  # fmt: skip
+
+
+def committed(location: Location, generations: list[CapturedGeneration], precision: str = "float32") -> Log:
+    log = Log(location)
+    log.commit(lambda s: Commit("register", "run", reserve=Reservation(0, 0, 100)))
+    files = write_shard(location, generations, precision)
+    log.commit(lambda s: Commit("capture", "unit", files))
+    return log
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=4),
+    precision=st.sampled_from(["bfloat16", "float16", "float32"]),
+)
+def test_a_shard_gives_back_the_rounded_bits_it_was_given(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int]], precision: str
+) -> None:
+    location = Location.of(tmp_path_factory.mktemp("s"))
+    generations = [a_generation(index, p + more, p) for index, (p, more) in enumerate(sizes)]
+    snapshot, reader = committed(location, generations[::-1], precision).snapshot(), Reader(location)
+    for generation in generations:
+        number = generation.generation_id
+        for layer, values in generation.activations.items():
+            read = reader.vectors(snapshot, "activation_vectors", generation_id=number, layer=layer)
+            assert read.tobytes() == rounded(values, precision).tobytes()
+        assert reader.vectors(snapshot, "embeddings", generation_id=number).tobytes() == rounded(generation.embeddings, precision).tobytes()
+        gradients = reader.vectors(snapshot, "gradients", generation_id=number)
+        if generation.gradients:
+            assert gradients.tobytes() == rounded(np.concatenate(generation.gradients), precision).tobytes()
+        else:
+            assert gradients.size == 0
+        row = reader.rows(snapshot, "generations", generation_id=number).to_pylist()[0]
+        assert (row["n_tokens"], json.loads(row["metadata"])) == (generation.n_tokens, {"a": [1, "ü"]})
+
+
+def test_one_generation_of_one_layer_is_one_row_group(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    snapshot = committed(location, [a_generation(index, 9, 4) for index in range(3)]).snapshot()
+    (file,) = snapshot.of("activation_vectors")
+    footer = pq.read_metadata(location.full(file.path))
+    assert [footer.row_group(group).num_rows for group in range(footer.num_row_groups)] == [9] * 6
+
+
+def test_the_files_have_the_columns_of_the_schema_and_no_nulls_where_it_says_so(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    snapshot = committed(location, [a_generation(0, 5, 2)]).snapshot()
+    for file in snapshot.files.values():
+        schema = pq.read_schema(location.full(file.path))
+        assert schema.equals(TABLES[file.table].arrow)
+
+
+def test_files_outside_the_key_range_are_not_opened(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    log = committed(location, [a_generation(0, 5, 2)])
+    log.commit(lambda s: Commit("capture", "unit 2", write_shard(location, [a_generation(7, 5, 2)], "float32")))
+    snapshot = log.snapshot()
+    (first, second) = snapshot.of("tokens")
+    Path(location.full(first.path)).unlink()
+    assert Reader(location).rows(snapshot, "tokens", generation_id=7).num_rows == 5
+    assert [file.path for file in snapshot.of("tokens", generation_id=7)] == [second.path]
+    with pytest.raises(MissingFile, match="tokens"):
+        Reader(location).rows(snapshot, "tokens", generation_id=0)
+
+
+@given(arrays(np.float32, 64, elements=st.floats(width=32, allow_nan=True, allow_infinity=True)))
+def test_bfloat16_rounding_is_torchs(values: np.ndarray) -> None:
+    import torch
+
+    expected = torch.from_numpy(values).bfloat16().float().numpy()
+    if (np.isinf(expected) & np.isfinite(values)).any():
+        with pytest.raises(PrecisionOverflow, match="bfloat16"):
+            rounded(values, "bfloat16")
+        return
+    np.testing.assert_array_equal(rounded(values, "bfloat16"), expected)
+
+
+def test_a_value_that_float16_cannot_hold_is_an_error_and_never_an_infinity() -> None:
+    with pytest.raises(PrecisionOverflow, match="70000, which float16 cannot"):
+        rounded(np.array([1.0, 70000.0], np.float32), "float16")
+    assert np.isposinf(rounded(np.array([np.inf], np.float32), "float16"))
+
+
+def test_a_snapshot_in_hand_is_not_disturbed_by_later_commits(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    log = committed(location, [a_generation(0, 5, 2)])
+    before = log.snapshot()
+    paths = [file.path for file in before.of("tokens")]
+    log.commit(lambda s: Commit("remove", "gone", remove=paths))
+    assert [file.path for file in before.of("tokens")] == paths
+    assert log.snapshot().of("tokens") == []
+
+
+def test_a_second_commit_of_the_same_key_is_a_no_op(tmp_path: Path) -> None:
+    log = Log(Location.of(tmp_path))
+    file = DataFile("tokens", "tokens/x.parquet", 1, 1, "", {})
+    log.commit(lambda s: Commit("capture", "unit", [file]))
+    snapshot = log.commit(lambda s: Commit("capture", "unit", [DataFile("tokens", "tokens/y.parquet", 1, 1, "", {})]))
+    assert (snapshot.version, list(snapshot.files)) == (0, ["tokens/x.parquet"])
+
+
+def _commit_many(root: str, writer: int, n: int) -> None:
+    log = Log(Location.of(root))
+    for index in range(n):
+        log.commit(
+            lambda s, index=index: Commit(
+                "register", f"{writer}/{index}", reserve=Reservation(s.next_run_id, s.next_generation_id, 1 + writer)
+            )
+        )
+
+
+def test_eight_processes_commit_at_once_and_none_is_lost_nor_any_number_given_twice(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_commit_many, args=(str(tmp_path), writer, 12)) for writer in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    snapshot = Log(Location.of(tmp_path)).snapshot()
+    assert set(snapshot.keys) == {f"{writer}/{index}" for writer in range(8) for index in range(12)}
+    taken = [i for r in snapshot.reservations for i in range(r.first_generation_id, r.first_generation_id + r.n_generations)]
+    assert sorted(taken) == list(range(12 * sum(range(1, 9))))
+    assert [r.run_id for r in snapshot.reservations] == list(range(96))
+
+
+def test_a_missing_store_is_an_error_that_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFound, match="no store at"):
+        Log(Location.of(tmp_path / "none")).snapshot()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"format": 1}', b"null"])
+def test_a_torn_commit_is_named(tmp_path: Path, damage: bytes) -> None:
+    log = committed(Location.of(tmp_path), [a_generation(0, 5, 2)])
+    (tmp_path / "_log/00000000000000000001.json").write_bytes(damage)
+    with pytest.raises(CorruptLog, match="00000000000000000001.json"):
+        log.snapshot()
+
+
+def test_a_changed_letter_in_a_commit_is_found(tmp_path: Path) -> None:
+    log = committed(Location.of(tmp_path), [a_generation(0, 5, 2)])
+    path = tmp_path / "_log/00000000000000000001.json"
+    path.write_text(path.read_text().replace('"rows": 5', '"rows": 6', 1))
+    with pytest.raises(CorruptLog, match="checksum"):
+        log.snapshot()
+
+
+def test_a_missing_commit_is_named(tmp_path: Path) -> None:
+    log = committed(Location.of(tmp_path), [a_generation(0, 5, 2)])
+    (tmp_path / "_log/00000000000000000000.json").unlink()
+    with pytest.raises(CorruptLog, match="00000000000000000000.json.*missing"):
+        log.snapshot()
+
+
+def test_a_newer_format_is_refused_with_the_version_to_install(tmp_path: Path) -> None:
+    log = committed(Location.of(tmp_path), [a_generation(0, 5, 2)])
+    path = tmp_path / "_log/00000000000000000001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 9, "needs": "3.1"}))
+    with pytest.raises(FormatTooNew, match=r"format 9.*actlake>=3\.1"):
+        log.snapshot()
+
+
+def test_unfinished_drafts_in_the_log_are_not_commits(tmp_path: Path) -> None:
+    log = committed(Location.of(tmp_path), [a_generation(0, 5, 2)])
+    (tmp_path / "_log/.abc.draft").write_text("{")
+    assert log.snapshot().version == 1
+
+
+def test_an_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(PrecisionOverflow("an activation", 7e4, "float16")))
+    assert str(error) == str(PrecisionOverflow("an activation", 7e4, "float16"))
+
+
+@given(st.sets(st.integers(0, 200), min_size=1))
+def test_ranges_are_read_as_they_are_written(numbers: set[int]) -> None:
+    from actlake.errors import number_ranges
+
+    assert parse_ranges(number_ranges(sorted(numbers))) == tuple(sorted(numbers))
