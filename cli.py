@@ -193,7 +193,7 @@ def sql(store: str, query: str, how: Format, output: Path | None) -> None:
     """
     if how == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("a Parquet file is nothing for a terminal: give -o FILE")
-    relation = Store(store).read_sql(click.get_text_stream("stdin").read() if query == "-" else query)
+    relation = Store(store).read_sql(sys.stdin.read() if query == "-" else query)
     with _output(output) as stream:
         write_rows(relation, stream, how)
 
@@ -313,9 +313,8 @@ def _progress_bar() -> Iterator[Callable[["Progress"], None]]:
 @contextmanager
 def _output(path: Path | None) -> Iterator[IO[bytes]]:
     if path is None:
-        stream = click.get_binary_stream("stdout")
-        yield stream
-        stream.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
         return
     try:
         file = path.open("wb")

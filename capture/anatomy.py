@@ -116,7 +116,7 @@ def check_anatomy(model: nn.Module, anatomy: Anatomy, name: str) -> None:
             raise ModelRefused(name, f"in layer {layer}, {projection} does not give its input times its weight")
         if ffn and not _gives(alone[ffn], call.output, tolerance):
             raise ModelRefused(name, f"in layer {layer}, {ffn} does not give what its projection {projection} gives")
-    longer = torch.cat([ids, ids.flip(1)], dim=1)  # (1, 2 × N_TOKENS): the text, then what stands for padding
+    longer = torch.cat([ids, (ids + 1) % anatomy.vocab_size], dim=1)  # (1, 2 × N_TOKENS): the text, then padding
     mask = torch.ones(2, 2 * N_TOKENS, dtype=torch.long, device=ids.device)
     mask[0, N_TOKENS:] = 0
     padded = {call.name: call for call in _calls(model, torch.cat([longer, longer.roll(1, dims=1)]), mask)}

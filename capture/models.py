@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import file_exists, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from ..errors import InvalidOption, ModelNotFound
@@ -15,6 +17,8 @@ from . import builtin
 from .anatomy import Anatomy, check_anatomy, find_anatomy
 from .quiet import quiet
 from .text import TokenText
+
+_ADVICE = f"check the name and the connection, or use a local folder, a .gguf file or {builtin.NAME}"
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -97,13 +101,13 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Mod
             network = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=types.get(dtype, automatic),
-                use_safetensors=None if more else True,
+                use_safetensors=None if "gguf_file" in more else True,
                 trust_remote_code=False,
                 **more,
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **more)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            raise ModelNotFound(name, _problem(error, name)) from error
+            raise ModelNotFound(name, _problem(error)) from error
     network.eval().requires_grad_(False).to(where)
     anatomy = find_anatomy(network, name)
     check_anatomy(network, anatomy, name)
@@ -117,7 +121,7 @@ def _end_ids(configured: int | list[int] | None, of_tokenizer: int | None, vocab
     return tuple(sorted({end for end in (*some, of_tokenizer) if end is not None and 0 <= end < vocab_size}))
 
 
-def _source(name: str) -> tuple[str | Path, dict[str, str]]:
+def _source(name: str) -> tuple[str | Path, dict[str, Any]]:
     """What transformers is to load, and its further arguments."""
     path = Path(name).expanduser()
     if name == builtin.NAME:
@@ -132,7 +136,24 @@ def _source(name: str) -> tuple[str | Path, dict[str, str]]:
         return path, {}
     if path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
         raise ModelNotFound(name, "there is no such folder or file")
-    return name, {}
+    return name, _hub_arguments(name)
+
+
+def _hub_arguments(name: str) -> dict[str, Any]:
+    """How to ask the hub for a model: not at all if it cannot be reached, because transformers would try for a minute."""
+    cached = False
+    try:
+        cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+        on_hub = file_exists(name, "config.json")
+    except HFValidationError as error:
+        raise ModelNotFound(name, f"it is not a folder or file here, nor a model's id ({_first_line(error)})") from error
+    except Exception as error:  # whatever the hub's HTTP client raises
+        if cached:
+            return {"local_files_only": True}
+        raise ModelNotFound(name, f"it is not a folder or file here, and the model hub did not answer; {_ADVICE}") from error
+    if not on_hub and not cached:
+        raise ModelNotFound(name, f"it is not a folder or file here, and the model hub has no such model; {_ADVICE}")
+    return {}
 
 
 def _device(device: str) -> torch.device:
@@ -144,13 +165,12 @@ def _device(device: str) -> torch.device:
         raise InvalidOption("device", device, str(error).splitlines()[0]) from error
 
 
-def _problem(error: Exception, name: str) -> str:
-    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _problem(error: Exception) -> str:
+    first_line = _first_line(error)
     if "safetensors" in first_line:
         return f"it has no safetensors weights, and actlake reads no pickled ones ({first_line})"
-    if Path(name).expanduser().exists():
-        return first_line
-    return (
-        f"it is not a folder or file here, and the model hub did not give it ({first_line}); check the name and the "
-        f"connection, or use a local folder, a .gguf file or {builtin.NAME}"
-    )
+    return first_line
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

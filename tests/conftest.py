@@ -12,7 +12,11 @@ from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-with install_import_hook("actlake", "beartype.beartype"):  # shapes in signatures are checked as the tests run
+SHAPED = [
+    f"actlake.{module}"
+    for module in ("capture.gradients", "capture.replay", "queries.generation", "queries.saliency", "store.reader", "store.shard")
+]
+with install_import_hook(SHAPED, "beartype.beartype"):  # shapes in their signatures are checked as the tests run
     import actlake
     import actlake.capture
     import actlake.queries
