@@ -1,8 +1,8 @@
 """actlake: a database of what happens inside a transformer language model.
 
-    >>> import actlake
-    >>> sorted(actlake.__all__)[:4]
-    ['ActlakeError', 'Generation', 'Store', 'capture']
+>>> import actlake
+>>> sorted(actlake.__all__)[:4]
+['ActlakeError', 'Generation', 'Store', 'capture']
 """
 
 import importlib

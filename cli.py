@@ -91,7 +91,9 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True)
 @click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", help="Texts at once.")
 @click.option("--device", default="auto", show_default=True, help="Where the model computes: cpu, cuda, …")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+)
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Draw from this many tokens; 0 is all.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this much probability.")
@@ -168,7 +170,9 @@ def info(store: str, as_json: bool) -> None:
     if as_json:
         rows = [dict(zip(runs.columns, row, strict=True)) for row in runs.fetchall()]
         tables_json = tables.to_dict("records")
-        click.echo(json.dumps({"store": store, "version": opened.snapshot.version, "runs": rows, "tables": tables_json}))
+        click.echo(
+            json.dumps({"store": store, "version": opened.snapshot.version, "runs": rows, "tables": tables_json})
+        )
         return
     click.echo(f"{store}: commit {opened.snapshot.version}\n")
     click.echo(table_text(runs.columns, [[*row[:8], ", ".join(row[8]), *row[9:]] for row in runs.fetchall()]))
@@ -271,7 +275,9 @@ def demo(store: str, no_serve: bool, port: int) -> None:
 def _serve(store: Store, port: int) -> None:
     from .ui import serve as serve_pages
 
-    serve_pages(store, port=port)
+    server = serve_pages(store, port=port, block=False)
+    click.echo(f"{store.uri} is at {server.url} (Ctrl-C stops it)")
+    server.wait()
 
 
 def _fail(message: str, *, debug: bool, code: int = 1) -> None:
@@ -289,8 +295,13 @@ def _print_budget(model: "Model", plan: "Plan", options: Any, *, as_json: bool) 
     if as_json:
         click.echo(json.dumps({"generations": len(plan.works), "max_tokens": n_tokens, "bytes": budget}))
         return
-    rows = [[table, _bytes(size), _bytes(size / n_tokens)] for table, size in (budget | {"all": sum(budget.values())}).items()]
-    click.echo(f"{len(plan.works)} generations, at most {n_tokens} tokens; layers {number_ranges(plan.layers) or 'none'}")
+    rows = [
+        [table, _bytes(size), _bytes(size / n_tokens)]
+        for table, size in (budget | {"all": sum(budget.values())}).items()
+    ]
+    click.echo(
+        f"{len(plan.works)} generations, at most {n_tokens} tokens; layers {number_ranges(plan.layers) or 'none'}"
+    )
     click.echo(table_text(["table", "at most about", "a token"], rows))
 
 

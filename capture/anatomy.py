@@ -9,7 +9,7 @@ graph, and the gradients say which input comes from where.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -144,7 +144,9 @@ def _blocks(model: nn.Module, calls: Sequence[_Call], name: str) -> tuple[str, .
     }
     ran = {path: names for path, names in lists.items() if [n for n in order if n in set(names)] == names}
     if not ran:
-        raise ModelRefused(name, "it has no list of modules that all run once and in order, so its blocks were not found")
+        raise ModelRefused(
+            name, "it has no list of modules that all run once and in order, so its blocks were not found"
+        )
     largest = max(ran, key=lambda path: sum(p.numel() for p in model.get_submodule(path).parameters()))
     return tuple(ran[largest])
 
@@ -170,7 +172,7 @@ def _ffn(block: str, cut: Sequence[_Call], d_model: int, name: str) -> tuple[str
         )
     (projection,) = candidates
     paths = [projection.split("."), *(source.name.split(".") for source in found[projection])]
-    around = ".".join(commonprefix(paths))  # type: ignore[arg-type]  # commonprefix compares sequences of any kind
+    around = ".".join(same[0] for same in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
     return (around if around != block else None), projection
 
 
@@ -224,7 +226,11 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 def _calls(
-    model: nn.Module, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None, *, cut_linear: bool = False
+    model: nn.Module,
+    ids: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"] | None = None,
+    *,
+    cut_linear: bool = False,
 ) -> list[_Call]:
     """Every module's run in one forward pass, in the order in which they ended.
 

@@ -100,7 +100,7 @@ def _processors(sampling: Sampling, prompt_indices: Sequence[int]) -> LogitsProc
     return LogitsProcessorList(wanted)
 
 
-class _GumbelNoise(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+class _GumbelNoise(LogitsProcessor):
     """Adds Gumbel noise, so that the greatest is a draw from the distribution (Gumbel 1954; the "Gumbel-max trick").
 
     Each row has a generator of its own, seeded by the run's seed and the prompt's index.

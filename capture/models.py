@@ -146,11 +146,15 @@ def _hub_arguments(name: str) -> dict[str, Any]:
         cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
         on_hub = file_exists(name, "config.json")
     except HFValidationError as error:
-        raise ModelNotFound(name, f"it is not a folder or file here, nor a model's id ({_first_line(error)})") from error
+        raise ModelNotFound(
+            name, f"it is not a folder or file here, nor a model's id ({_first_line(error)})"
+        ) from error
     except Exception as error:  # whatever the hub's HTTP client raises
         if cached:
             return {"local_files_only": True}
-        raise ModelNotFound(name, f"it is not a folder or file here, and the model hub did not answer; {_ADVICE}") from error
+        raise ModelNotFound(
+            name, f"it is not a folder or file here, and the model hub did not answer; {_ADVICE}"
+        ) from error
     if not on_hub and not cached:
         raise ModelNotFound(name, f"it is not a folder or file here, and the model hub has no such model; {_ADVICE}")
     return {}

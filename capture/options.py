@@ -48,7 +48,7 @@ class CaptureOptions:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise InvalidOption("max_new_tokens", self.max_new_tokens, "give 1 or more")
-        if isinstance(self.record, str) or (unknown := set(self.record) - set(RECORDS)):
+        if isinstance(self.record, str) or set(self.record) - set(RECORDS):
             raise InvalidOption("record", self.record, f"give any of {', '.join(RECORDS)}")
         if self.precision not in PRECISIONS:
             raise InvalidOption("precision", self.precision, f"choose one of {', '.join(PRECISIONS)}")

@@ -51,7 +51,9 @@ def replay(
     ids, mask = ids.to(model.device), mask.to(model.device)
     with _recording(model, layers, gradients=gradients) as taps, torch.set_grad_enabled(gradients):
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    predictions = [_predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)]
+    predictions = [
+        _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
+    ]
     columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
     if gradients:
         lengths = [len(text) for text in texts]

@@ -301,9 +301,7 @@ class _CapturedIds:
 
     def __init__(self, location: Location, reservation: Reservation) -> None:
         self._location = location
-        self._ids = range(
-            reservation.first_generation_id, reservation.first_generation_id + reservation.n_generations
-        )
+        self._ids = range(reservation.first_generation_id, reservation.first_generation_id + reservation.n_generations)
         self._by_path: dict[str, set[int]] = {}
 
     def of(self, snapshot: Snapshot) -> set[int]:

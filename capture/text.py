@@ -111,10 +111,15 @@ def _characters(data: bytes) -> str:
 
 def _character_spans(data: bytes, byte_spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """Byte spans as character spans: each covers every character that it has a byte of."""
-    lengths = [1 if "\udc80" <= char <= "\udcff" else len(char.encode()) for char in data.decode(errors="surrogateescape")]
+    lengths = [
+        1 if "\udc80" <= char <= "\udcff" else len(char.encode()) for char in data.decode(errors="surrogateescape")
+    ]
     owner = np.repeat(np.arange(len(lengths)), lengths)  # the character of each byte
     starts = [int(owner[start]) if start < len(owner) else len(lengths) for start, _ in byte_spans]
-    stops = [int(owner[stop - 1]) + 1 if stop > start else first for (start, stop), first in zip(byte_spans, starts, strict=True)]
+    stops = [
+        int(owner[stop - 1]) + 1 if stop > start else first
+        for (start, stop), first in zip(byte_spans, starts, strict=True)
+    ]
     return starts, stops
 
 

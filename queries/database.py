@@ -82,7 +82,12 @@ class Store:
     def size(self) -> pd.DataFrame:
         """For each table its files, rows and bytes on disk."""
         rows = [
-            {"table": name, "files": len(files), "rows": sum(f.rows for f in files), "bytes": sum(f.bytes for f in files)}
+            {
+                "table": name,
+                "files": len(files),
+                "rows": sum(f.rows for f in files),
+                "bytes": sum(f.bytes for f in files),
+            }
             for name in TABLES
             for files in [self.snapshot.of(name)]
         ]

@@ -7,8 +7,6 @@ from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
-from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
 
 from ..errors import InvalidOption
 
@@ -72,6 +70,9 @@ def nmf(
     Cost: grows with positions × neurons × k; about 0.5 s for 128 × 1,536, 8 s for 128 × 46,080 on two cores.
     Source: Cichocki & Phan 2009, doi:10.1587/transfun.E92.A.708 (solver); Boutsidis & Gallopoulos 2008 (start).
     """
+    from sklearn.decomposition import NMF  # here, because it takes longer to import than a store to open
+    from sklearn.exceptions import ConvergenceWarning
+
     if negatives not in NEGATIVES:
         raise InvalidOption("negatives", negatives, f"choose one of {', '.join(NEGATIVES)}")
     how: Literal["clip", "split"] = _how(activations) if negatives == "auto" else negatives

@@ -47,7 +47,11 @@ def _cell(value: Any) -> str:
         return f"{value:.6g}"
     text = str(value)
     if not text.isprintable() or text != text.strip():
-        text = json.dumps(text, ensure_ascii=False) if text.replace("\n", "").replace("\t", "").isprintable() else ascii(text)
+        text = (
+            json.dumps(text, ensure_ascii=False)
+            if text.replace("\n", "").replace("\t", "").isprintable()
+            else ascii(text)
+        )
     return text if len(text) <= CELL_WIDTH else f"{text[: CELL_WIDTH - 1]}…"
 
 

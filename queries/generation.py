@@ -59,7 +59,9 @@ class Generation:
             return vectors
         outputs = self._outputs
         if output_position not in outputs:
-            raise InvalidOption("output_position", output_position, f"choose from {outputs.start} to {outputs.stop - 1}")
+            raise InvalidOption(
+                "output_position", output_position, f"choose from {outputs.start} to {outputs.stop - 1}"
+            )
         start = sum(range(self.n_prompt_tokens, output_position))
         return vectors[start : start + output_position]
 

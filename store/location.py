@@ -113,7 +113,9 @@ class Location:
 
     def _writable(self, path: str) -> Path:
         if not self.is_local:
-            raise UnsupportedLocation(self.uri, "actlake writes to local folders only, for now; capture to one and copy it")
+            raise UnsupportedLocation(
+                self.uri, "actlake writes to local folders only, for now; capture to one and copy it"
+            )
         target = Path(self.full(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         return target

@@ -86,7 +86,9 @@ class Commit:
             raise CorruptLog(path, "its checksum does not match its content")
         if body.pop("version") != version:
             raise CorruptLog(path, "it holds a commit of another number")
-        files = [DataFile(**{**entry, "ranges": {k: tuple(v) for k, v in entry["ranges"].items()}}) for entry in body["add"]]
+        files = [
+            DataFile(**{**entry, "ranges": {k: tuple(v) for k, v in entry["ranges"].items()}}) for entry in body["add"]
+        ]
         reserve = Reservation(**body["reserve"]) if body["reserve"] else None
         return cls(**{**body, "add": tuple(files), "remove": tuple(body["remove"]), "reserve": reserve})
 

@@ -17,7 +17,9 @@ BYTES_PER_VALUE: dict[Precision, float] = {"bfloat16": 1.5, "float16": 2.0, "flo
 """Roughly what one value takes in a file (measured: docs/benchmarks.md), for the budget of a run."""
 
 
-def rounded(values: Float32[np.ndarray, "..."], precision: Precision, *, what: str = "the run") -> Float32[np.ndarray, "..."]:
+def rounded(
+    values: Float32[np.ndarray, "..."], precision: Precision, *, what: str = "the run"
+) -> Float32[np.ndarray, "..."]:
     """`values` rounded to the nearest value that `precision` holds, ties to even; float32, same shape.
 
     Infinities and NaNs stay as they are. Raises PrecisionOverflow when a finite value would become infinite; `what`

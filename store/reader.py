@@ -24,9 +24,7 @@ class Reader:
         self.location = location
         self._footer = lru_cache(maxsize=max_footers)(self._read_footer)
 
-    def rows(
-        self, snapshot: Snapshot, table: str, *, columns: Sequence[str] | None = None, **wanted: int
-    ) -> pa.Table:
+    def rows(self, snapshot: Snapshot, table: str, *, columns: Sequence[str] | None = None, **wanted: int) -> pa.Table:
         """Rows with these values of key columns (`generation_id=3, layer=0`), in the table's order; maybe none.
 
         Raises MissingFile or CorruptFile, with the file's path.
@@ -68,12 +66,11 @@ class Reader:
 
 
 def _may_hold(group: pq.RowGroupMetaData, wanted: dict[str, int]) -> bool:
-    for index in range(group.num_columns):
-        column = group.column(index)
+    for column in map(group.column, range(group.num_columns)):
         value, statistics = wanted.get(column.path_in_schema), column.statistics
-        if value is not None and statistics is not None and statistics.has_min_max:
-            if not statistics.min <= value <= statistics.max:
-                return False
+        known = value is not None and statistics is not None and statistics.has_min_max
+        if known and not statistics.min <= value <= statistics.max:
+            return False
     return True
 
 

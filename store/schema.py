@@ -153,7 +153,5 @@ ACTIVATION_VECTORS = Table(
     sort=("generation_id", "layer", "position"),
 )
 
-TABLES = {
-    table.name: table for table in (RUNS, GENERATIONS, TOKENS, EMBEDDINGS, GRADIENTS, ACTIVATION_VECTORS)
-}
+TABLES = {table.name: table for table in (RUNS, GENERATIONS, TOKENS, EMBEDDINGS, GRADIENTS, ACTIVATION_VECTORS)}
 """Every table that is kept in files, by name."""

@@ -9,6 +9,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def _row_groups(table: Table, rows: pa.Table) -> Iterator[pa.Table]:
         values = rows[name].to_numpy()
         changes |= values[1:] != values[:-1]
     bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), rows.num_rows]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         yield rows.slice(start, end - start)
 
 

@@ -93,7 +93,9 @@ def _check_rows(location: Location, snapshot: Snapshot) -> tuple[int, list[str]]
     """How many generations there are, and what is wrong with them: there twice, out of range, or with rows missing."""
     rows = _read(location, snapshot, GENERATIONS.name, ["generation_id", "run_id", "n_prompt_tokens", "n_tokens"])
     runs = {run["run_id"]: run for run in _read(location, snapshot, RUNS.name, RUNS.arrow.names).to_pylist()}
-    reserved = {r.run_id: range(r.first_generation_id, r.first_generation_id + r.n_generations) for r in snapshot.reservations}
+    reserved = {
+        r.run_id: range(r.first_generation_id, r.first_generation_id + r.n_generations) for r in snapshot.reservations
+    }
     held = {table: _rows_per_generation(location, snapshot, table) for table in RECORDED}
     problems = [
         f"generation {generation} is there {n} times"

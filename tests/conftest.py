@@ -14,7 +14,14 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 SHAPED = [
     f"actlake.{module}"
-    for module in ("capture.gradients", "capture.replay", "queries.generation", "queries.saliency", "store.reader", "store.shard")
+    for module in (
+        "capture.gradients",
+        "capture.replay",
+        "queries.generation",
+        "queries.saliency",
+        "store.reader",
+        "store.shard",
+    )
 ]
 with install_import_hook(SHAPED, "beartype.beartype"):  # shapes in their signatures are checked as the tests run
     import actlake

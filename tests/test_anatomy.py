@@ -88,7 +88,9 @@ def test_a_projection_that_lies_is_refused() -> None:
     lying = _Doubled(40, 16, bias=False)
     lying.load_state_dict(mlp.down_proj.state_dict())
     mlp.down_proj = lying
-    with pytest.raises(ModelRefused, match=r"in layer 1, model\.layers\.1\.mlp\.down_proj does not give its input times"):
+    with pytest.raises(
+        ModelRefused, match=r"in layer 1, model\.layers\.1\.mlp\.down_proj does not give its input times"
+    ):
         check_anatomy(model, find_anatomy(model, "lying"), "lying")
 
 

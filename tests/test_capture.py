@@ -102,7 +102,9 @@ def test_an_unknown_layer_is_refused_before_anything_is_written(toy_model: Model
 def test_a_prompt_longer_than_the_context_is_refused_with_its_place(toy_model: Model, tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_text("a\n" + "x" * 70 + "\n")
-    with pytest.raises(PromptTooLong, match=r"p\.txt, line 2: the prompt has 70 tokens and the model's context holds 64"):
+    with pytest.raises(
+        PromptTooLong, match=r"p\.txt, line 2: the prompt has 70 tokens and the model's context holds 64"
+    ):
         actlake.capture(tmp_path / "s", toy_model, path)
     assert not (tmp_path / "s").exists()
 
@@ -155,7 +157,9 @@ def test_the_budget_is_near_what_is_written(toy_model: Model, tmp_path: Path) ->
         ({"top_p": 0}, "above 0"),
     ],
 )
-def test_a_bad_option_is_one_clear_error(tmp_path: Path, toy_model: Model, options: dict[str, Any], message: str) -> None:
+def test_a_bad_option_is_one_clear_error(
+    tmp_path: Path, toy_model: Model, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidOption) as raised:
         actlake.capture(tmp_path / "s", toy_model, ["a"], **options)
     assert message in str(raised.value)

@@ -35,15 +35,31 @@ def test_capture_and_ask(run: Run, toy_folder: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "p.txt"
     prompts.write_text(" 1, 2, 3,\nOne, two,\n")
     store = tmp_path / "store"
-    command = ["capture", store, prompts, "--model", toy_folder, "--prompt", "keys", "--max-new-tokens", 3, "--layers", "0,2"]
+    command = [
+        "capture",
+        store,
+        prompts,
+        "--model",
+        toy_folder,
+        "--prompt",
+        "keys",
+        "--max-new-tokens",
+        3,
+        "--layers",
+        "0,2",
+    ]
     done = run(*command)
     assert done.exit_code == 0, done.stderr
     assert "captured 3 generations" in done.stdout
     assert "all 3 generations were there already" in run(*command).stdout
     assert json.loads(run(*command, "--json").stdout)["n_captured"] == 0
-    answer = run("sql", store, "select layer, count(*) as n from activations group by layer order by layer", "--format", "json")
+    answer = run(
+        "sql", store, "select layer, count(*) as n from activations group by layer order by layer", "--format", "json"
+    )
     counts = [json.loads(line) for line in answer.stdout.splitlines()]
-    n_tokens = json.loads(run("sql", store, "select sum(n_tokens)::int as n from generations", "--format", "json").stdout)["n"]
+    n_tokens = json.loads(
+        run("sql", store, "select sum(n_tokens)::int as n from generations", "--format", "json").stdout
+    )["n"]
     assert counts == [{"layer": 0, "n": 40 * n_tokens}, {"layer": 2, "n": 40 * n_tokens}]
     assert run("verify", store, "--deep").stdout.startswith("ok: ")
 
@@ -54,7 +70,9 @@ def test_a_dry_run_prints_bytes_per_table_and_writes_nothing(run: Run, toy_folde
     for table in ("tokens", "embeddings", "gradients", "activation_vectors", "all"):
         assert table in result.stdout
     assert not (tmp_path / "s").exists()
-    as_json = run("capture", tmp_path / "s", "--model", toy_folder, "--prompt", "One", "--dry-run", "--json", "--record", "")
+    as_json = run(
+        "capture", tmp_path / "s", "--model", toy_folder, "--prompt", "One", "--dry-run", "--json", "--record", ""
+    )
     assert set(json.loads(as_json.stdout)["bytes"]) == {"generations", "tokens"}
 
 
@@ -142,7 +160,9 @@ def test_bad_prompts_are_one_line_with_file_and_line(run: Run, toy_folder: Path,
 
 
 def test_an_unknown_model_and_layer_are_one_line(run: Run, toy_folder: Path, tmp_path: Path) -> None:
-    assert_one_line(run("capture", tmp_path / "s", "--model", tmp_path / "none", "--prompt", "a"), 1, "cannot load model")
+    assert_one_line(
+        run("capture", tmp_path / "s", "--model", tmp_path / "none", "--prompt", "a"), 1, "cannot load model"
+    )
     wrong_layer = run("capture", tmp_path / "s", "--model", toy_folder, "--prompt", "a", "--layers", "9")
     assert_one_line(wrong_layer, 1, "no layer 9; there are layers 0-2")
 

@@ -65,7 +65,10 @@ def test_a_shard_gives_back_the_rounded_bits_it_was_given(
         for layer, values in generation.activations.items():
             read = reader.vectors(snapshot, "activation_vectors", generation_id=number, layer=layer)
             assert read.tobytes() == rounded(values, precision).tobytes()
-        assert reader.vectors(snapshot, "embeddings", generation_id=number).tobytes() == rounded(generation.embeddings, precision).tobytes()
+        assert (
+            reader.vectors(snapshot, "embeddings", generation_id=number).tobytes()
+            == rounded(generation.embeddings, precision).tobytes()
+        )
         gradients = reader.vectors(snapshot, "gradients", generation_id=number)
         if generation.gradients:
             assert gradients.tobytes() == rounded(np.concatenate(generation.gradients), precision).tobytes()
@@ -160,7 +163,9 @@ def test_eight_processes_commit_at_once_and_none_is_lost_nor_any_number_given_tw
         assert process.exitcode == 0
     snapshot = Log(Location.of(tmp_path)).snapshot()
     assert set(snapshot.keys) == {f"{writer}/{index}" for writer in range(8) for index in range(12)}
-    taken = [i for r in snapshot.reservations for i in range(r.first_generation_id, r.first_generation_id + r.n_generations)]
+    taken = [
+        i for r in snapshot.reservations for i in range(r.first_generation_id, r.first_generation_id + r.n_generations)
+    ]
     assert sorted(taken) == list(range(12 * sum(range(1, 9))))
     assert [r.run_id for r in snapshot.reservations] == list(range(96))
 
@@ -175,7 +180,7 @@ def test_a_missing_store_is_an_error_that_creates_nothing(tmp_path: Path) -> Non
 def test_a_torn_commit_is_named(tmp_path: Path, damage: bytes) -> None:
     log = committed(Location.of(tmp_path), [a_generation(0, 5, 2)])
     (tmp_path / "_log/00000000000000000001.json").write_bytes(damage)
-    with pytest.raises(CorruptLog, match="00000000000000000001.json"):
+    with pytest.raises(CorruptLog, match=r"00000000000000000001\.json"):
         log.snapshot()
 
 
@@ -190,7 +195,7 @@ def test_a_changed_letter_in_a_commit_is_found(tmp_path: Path) -> None:
 def test_a_missing_commit_is_named(tmp_path: Path) -> None:
     log = committed(Location.of(tmp_path), [a_generation(0, 5, 2)])
     (tmp_path / "_log/00000000000000000000.json").unlink()
-    with pytest.raises(CorruptLog, match="00000000000000000000.json.*missing"):
+    with pytest.raises(CorruptLog, match=r"00000000000000000000\.json.*missing"):
         log.snapshot()
 
 

@@ -51,11 +51,10 @@ def test_a_flipped_bit_anywhere_is_found_by_a_deep_check(store: Path) -> None:
 def test_a_file_of_garbage_is_an_error_with_its_name_and_not_a_wrong_answer(store: Path) -> None:
     file = a_file(store, "activation_vectors")
     file.write_bytes(b"x" * file.stat().st_size)
-    generation = actlake.open(store).generation(0)
+    first = int(file.name.split("-")[0])
+    generation = actlake.open(store).generation(first)
     with pytest.raises(CorruptFile, match=file.name):
-        for index in range(5):
-            actlake.open(store).generation(index).activations()
-    assert generation.n_tokens
+        generation.activations()
     assert file.name in verify(Location.of(store)).problems[0]
 
 

@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check bench docs clean
+
+demo: $(VENV)/.installed  ## Capture the bundled prompts on the built-in model, answer questions, serve the pages.
+	$(BIN)/actlake demo $(ARGS)
+
+test: $(VENV)/.dev browser  ## Everything that CI runs.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## Lint, types, import contracts and the fast tests: about a minute.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow and not browser" $(ARGS)
+
+bench: $(VENV)/.dev  ## Measure, on the built-in model; docs/benchmarks.md has what was seen.
+	$(BIN)/python benchmarks/main_job.py $(ARGS)
+
+docs: $(VENV)/.dev browser  ## Take the screenshots of the README again, from the demo's store.
+	$(BIN)/python docs/screenshots.py $(ARGS)
+
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| { echo "installing chromium for the browser tests"; \
+		     $$(test "$$(id -u)" = 0 || echo sudo) sh -c 'apt-get update -qq && apt-get install -y -qq chromium' >/dev/null; } \
+		|| $(BIN)/playwright install chromium
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("actlake needs Python 3.11 or newer; name one with PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing actlake into $(VENV) (some minutes, once)"
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing actlake and its tools into $(VENV) (some minutes, once)"
+	$(PIP_INSTALL) -e '.[dev]'
+	@mkdir -p .typing && ln -sfn .. .typing/actlake
+	@touch $@ $(VENV)/.installed
+
+clean:  ## Remove what the commands above made, but for stores.
+	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

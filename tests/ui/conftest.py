@@ -1,0 +1,175 @@
+"""The app's tests: stores written by hand (real files, a real log, every text chosen) and a real headless Chromium."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import actlake
+import numpy as np
+import pyarrow as pa
+import pytest
+from actlake.store import (
+    TABLES,
+    CapturedGeneration,
+    CapturedTokens,
+    Commit,
+    Location,
+    Log,
+    Reservation,
+    write_shard,
+    write_table,
+)
+from actlake.ui import Server, serve
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM_OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+D_MODEL, D_FF, LAYERS = 4, 12, (0, 1)
+RECORDED = ("embeddings", "gradients", "activations")
+
+COUNTING = [" 1", ",", " 2", ",", " 3", ",", " 4", ",", " 5", ",", " 6", ",", " 7", "."]
+HOSTILE = [
+    "<|start|>",
+    "<script>window.hacked = 1</script>",
+    "\u202e",
+    "<0xE2><0x82>",
+    "</pre><img src=x onerror='window.hacked = 1'>",
+    "\x00\x07",
+    "\"'&amp;",
+    "\n",
+    "\t",
+    " end",
+]
+
+
+class Written(NamedTuple):
+    """A generation to write: its tokens' texts, the first `n_prompt` of them the prompt."""
+
+    texts: Sequence[str]
+    n_prompt: int
+    metadata: Mapping[str, Any] = {}
+    special: Sequence[int] = ()
+
+
+@pytest.fixture(scope="session")
+def write_store() -> Callable[..., actlake.Store]:
+    """A function that writes generations, each (texts, n_prompt, …), into a folder and opens the store.
+
+    The vectors are random, the same each time.
+    """
+
+    def write(path: Path, *written: Any, recorded: Sequence[str] = RECORDED) -> actlake.Store:
+        location = Location.of(path)
+        log = Log(location)
+        runs = write_table(location, TABLES["runs"], _run(recorded))
+        log.commit(lambda _: Commit("register", "run", add=[runs], reserve=Reservation(0, 0, len(written))))
+        if written:
+            generations = [_generation(i, Written(*one), recorded) for i, one in enumerate(written)]
+            files = write_shard(location, generations, "float32")
+            log.commit(lambda _: Commit("append", "shard", add=files))
+        return actlake.open(str(path))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., actlake.Store]) -> actlake.Store:
+    """Generation 0 counts, 1 is hostile, 2 is a prompt alone, 3 to 32 are many."""
+    return write_store(
+        tmp_path_factory.mktemp("store"),
+        Written(COUNTING, 6, {"topic": "numbers"}),
+        Written(HOSTILE, 4, {"<b>key</b>": "<img src=x onerror='window.hacked = 1'>"}, [0]),
+        Written([" only", " a", " prompt"], 3),
+        *(Written(["Prompt", f" {i}", " goes", " on"], 2) for i in range(30)),
+    )
+
+
+@pytest.fixture(scope="session")
+def server(store: actlake.Store) -> Iterator[Server]:
+    with serve(store, port=0, block=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that must stay quiet: an error on its console fails the test."""
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.set_default_timeout(15_000)
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def _run(recorded: Sequence[str]) -> pa.Table:
+    row = dict.fromkeys(TABLES["runs"].arrow.names, "") | {
+        "run_id": 0,
+        "model": "tiny-by-hand",
+        "n_layers": len(LAYERS),
+        "d_model": D_MODEL,
+        "d_ff": D_FF,
+        "vocab_size": 1000,
+        "precision": "float32",
+        "recorded": list(recorded),
+        "generation_config": '{"layers": [0, 1]}',
+        "seed": 0,
+        "versions": "{}",
+        "created_at": datetime(2026, 1, 1),
+        "status": "complete",
+    }
+    return pa.Table.from_pylist([row], schema=TABLES["runs"].arrow)
+
+
+def _generation(generation_id: int, written: Written, recorded: Sequence[str]) -> CapturedGeneration:
+    n, p = len(written.texts), written.n_prompt
+    random = np.random.default_rng(generation_id)
+    ends = np.cumsum([len(text) for text in written.texts])
+
+    def vectors(rows: int, width: int) -> np.ndarray:
+        return (random.standard_normal((rows, width)) * random.gamma(0.5, 2.0, (rows, 1))).astype(np.float32)
+
+    return CapturedGeneration(
+        generation_id=generation_id,
+        run_id=0,
+        prompt_index=generation_id,
+        prompt="".join(written.texts[:p]),
+        completion="".join(written.texts[p:]),
+        n_prompt_tokens=p,
+        finish_reason="length",
+        metadata=written.metadata,
+        tokens=CapturedTokens(
+            token_id=np.arange(100, 100 + n, dtype=np.int32),
+            token=list(written.texts),
+            char_start=np.concatenate([[0], ends[:-1]]).astype(np.int32),
+            char_end=ends.astype(np.int32),
+            is_special=np.isin(np.arange(n), written.special),
+            logprob=-random.gamma(1.0, 1.0, n).astype(np.float32),
+            rank=random.integers(1, 9, n).astype(np.int32),
+            entropy=random.gamma(2.0, 1.0, n).astype(np.float32),
+        ),
+        embeddings=vectors(n, D_MODEL) if "embeddings" in recorded else None,
+        gradients=[vectors(output, D_MODEL) for output in range(p, n)] if "gradients" in recorded else None,
+        activations={layer: vectors(n, D_FF) for layer in LAYERS} if "activations" in recorded else None,
+    )

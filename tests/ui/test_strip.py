@@ -1,0 +1,189 @@
+"""The strip alone: the ES module in a page of its own, without Panel, as notebooks and saved pages use it."""
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from actlake.ui.strip import STRIP_CSS, STRIP_JS
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+
+def base64_float32(values: np.ndarray) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def tokens(texts: list[str], n_prompt: int, special: tuple[int, ...] = ()) -> dict[str, Any]:
+    n = len(texts)
+    return {
+        "n_prompt": n_prompt,
+        "tokens": {
+            "text": texts,
+            "id": list(range(n)),
+            "generated": [i >= n_prompt for i in range(n)],
+            "special": [i in special for i in range(n)],
+            "logprob": [None] * n,
+            "rank": [None] * n,
+            "entropy": [None] * n,
+        },
+    }
+
+
+def saliency(texts: list[str], n_prompt: int, special: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Every output came equally from each token before it."""
+    n = len(texts)
+    shares = np.array([[1 / o if i < o else 0 for i in range(n - 1)] for o in range(n_prompt, n)])
+    matrix = {"method": "grad_x_input", "signed": False, "shares": base64_float32(shares)}
+    return tokens(texts, n_prompt, special) | {"saliency": matrix}
+
+
+def factors(values: np.ndarray) -> dict[str, Any]:
+    n, k = values.shape
+    matrix = {"k": k, "layers": [0], "error": 0.5, "values": base64_float32(values)}
+    return tokens([f" {i}" for i in range(n)], n // 2) | {"factors": matrix}
+
+
+def draw(page: Page, data: dict[str, Any]) -> None:
+    """Draws `data` in an empty page that can reach no server."""
+    page.set_content(f"<!doctype html><style>{STRIP_CSS.read_text('utf-8')}</style><div id='strip'></div>")
+    page.evaluate(
+        """async ([module, data]) => {
+            const strip = await import(URL.createObjectURL(new Blob([module], {type: "text/javascript"})));
+            window.changes = [];
+            const options = {onChange: (change) => window.changes.push(change)};
+            const draw = data.saliency ? strip.saliencyStrip : strip.factorStrip;
+            window.strip = draw(document.getElementById("strip"), data, options);
+        }""",
+        [STRIP_JS.read_text("utf-8"), json.loads(json.dumps(data))],
+    )
+
+
+def faces(page: Page) -> list[str]:
+    return page.locator(".face").all_text_contents()
+
+
+def tops(page: Page) -> list[int]:
+    return page.locator(".token").evaluate_all("all => all.map(one => Math.round(one.getBoundingClientRect().top))")
+
+
+def test_whitespace_is_visible_and_a_newline_breaks_the_line(page: Page) -> None:
+    draw(page, saliency([" a", "\tb", "\n", "c", ".\n\n", "d", "\n  e"], 3))
+    assert faces(page) == ["·a", "→b", "↵", "c", ".↵↵", "d", "↵··e"]
+    lines = tops(page)
+    assert lines[0] == lines[1] == lines[2] < lines[3] == lines[4] < lines[5] < lines[6]
+
+
+def test_bytes_and_characters_that_cannot_be_seen_are_chips(page: Page) -> None:
+    draw(page, saliency(["<0xE2><0x82>", "x<0xAC>", "\u202eabc", "\x00", "\u200b", "\ufeff", ""], 3))
+    assert faces(page) == ["E282", "xAC", "U+202Eabc", "U+0000", "U+200B", "U+FEFF", "empty"]
+    assert page.locator(".face .chip").all_text_contents() == [
+        *("E2", "82", "AC", "U+202E", "U+0000", "U+200B", "U+FEFF", "empty")
+    ]
+
+
+def test_special_and_generated_tokens_look_different(page: Page) -> None:
+    draw(page, saliency(["<s>", "a", "b", "c"], 2, special=(0,)))
+    looks = page.locator(".face").evaluate_all(
+        "faces => faces.map(face => [getComputedStyle(face).fontStyle, getComputedStyle(face).borderBottomColor])"
+    )
+    assert [style for style, _ in looks] == ["italic", "normal", "normal", "normal"]
+    assert looks[1][1] == "rgba(0, 0, 0, 0)"
+    assert looks[2][1] == looks[3][1] == "rgb(156, 163, 175)"
+
+
+def test_the_last_token_that_is_not_special_is_explained_at_first(page: Page) -> None:
+    draw(page, saliency(["a", "b", "c", "</s>"], 1, special=(3,)))
+    expect(page.locator(".token.output")).to_have_attribute("data-position", "2")
+
+
+def test_the_keyboard_goes_through_the_tokens_and_pins(page: Page) -> None:
+    draw(page, saliency([f" {i}" for i in range(6)], 2))
+    expect(page.locator(".token[tabindex='0']")).to_have_count(1)
+    page.locator(".token[tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".token.output")).to_have_attribute("data-position", "3")
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".token.pinned")).to_have_attribute("data-position", "3")
+    page.keyboard.press("Escape")
+    expect(page.locator(".token.pinned")).to_have_count(0)
+    page.keyboard.press("End")
+    expect(page.locator(".token.output")).to_have_attribute("data-position", "5")
+    expect(page.locator(".token[tabindex='0']")).to_have_attribute("data-position", "5")
+    assert page.evaluate("changes") == [{"output": 3}, {"output": None}]
+
+
+def test_the_arrows_go_up_and_down_between_lines(page: Page) -> None:
+    draw(page, saliency(["a", "b", "\n", "d", "e", "f"], 1))
+    page.locator(".token[data-position='1']").focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".token[data-position='4']")).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    expect(page.locator(".token[data-position='1']")).to_be_focused()
+
+
+def test_the_keyboard_goes_through_the_factors_and_pins(page: Page) -> None:
+    draw(page, factors(np.eye(6)[:, :3]))
+    page.locator(".spark").first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".spark").nth(1)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".spark[aria-pressed=true]")).to_have_attribute("data-factor", "1")
+    page.keyboard.press("Escape")
+    expect(page.locator(".spark[aria-pressed=true]")).to_have_count(0)
+    assert page.evaluate("changes") == [{"factor": 1}, {"factor": None}]
+
+
+def test_pointing_at_a_token_marks_it_in_every_sparkline(page: Page) -> None:
+    draw(page, factors(np.eye(6)[:, :3]))
+    page.locator(".token").nth(2).hover()
+    marks = page.locator(".spark-pointer").evaluate_all(
+        "marks => marks.map(mark => mark.hidden ? null : mark.style.left)"
+    )
+    assert [round(float(mark.rstrip("%")), 2) for mark in marks] == [41.67] * 3
+
+
+def test_hovering_changes_styles_and_nothing_else_of_the_tokens(page: Page) -> None:
+    draw(page, factors(np.random.default_rng(0).random((50, 5))))
+    page.evaluate("""() => {
+        window.seen = new Set();
+        const watch = new MutationObserver((all) => all.forEach((one) => seen.add(one.attributeName ?? one.type)));
+        const options = {subtree: true, childList: true, attributes: true, characterData: true};
+        watch.observe(document.querySelector(".line"), options);
+    }""")
+    page.locator(".spark").nth(3).hover()
+    assert page.evaluate("[...seen]") == ["style"]
+
+
+def test_a_text_is_readable_on_every_colour_of_many_factors(page: Page) -> None:
+    k, levels = 32, 25
+    values = np.zeros((k * levels, k))
+    for factor in range(k):
+        values[factor * levels : (factor + 1) * levels, factor] = np.linspace(1, 1 / levels, levels)
+    draw(page, factors(values))
+    pairs = page.locator(".face").evaluate_all(
+        "faces => faces.map(face => [getComputedStyle(face).backgroundColor, getComputedStyle(face).color])"
+    )
+    assert min(contrast(*pair) for pair in pairs) >= 4.5
+    assert len({background for background, _ in pairs[::levels]}) == k
+
+
+def contrast(background: str, ink: str) -> float:
+    """WCAG 2 contrast of an ink on a background that lies over white."""
+    *base, alpha = (*numbers(background), 1.0)[:4]
+    over = [255 + (channel - 255) * alpha for channel in base]
+    light, dark = sorted([luminance(over), luminance(numbers(ink))], reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def numbers(colour: str) -> list[float]:
+    return [float(part) for part in colour[colour.index("(") + 1 : -1].split(",")]
+
+
+def luminance(colour: list[float]) -> float:
+    scaled = np.array(colour) / 255
+    linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])

@@ -1,0 +1,134 @@
+"""Addresses: what a page shows, as the query string of its URL.
+
+A link to a page is the whole state of the page, so a page can be sent to a colleague and come back to with Back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
+from urllib.parse import parse_qsl, urlencode
+
+from ..errors import InvalidOption, number_ranges
+from ..queries import METHODS, Method
+from ..store import parse_ranges
+
+View = Literal["saliency", "factors"]
+MAX_FACTORS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusAddress:
+    """What the corpus page shows."""
+
+    search: str = ""
+
+    @classmethod
+    def parse(cls, query: str) -> Self:
+        """The address that a URL's query string says."""
+        return cls(dict(_pairs(query)).get("search", ""))
+
+    def query(self) -> str:
+        """The query string that says this address, empty for the whole corpus.
+
+        >>> CorpusAddress("fish & chips").query()
+        '?search=fish+%26+chips'
+        """
+        return f"?{urlencode({'search': self.search})}" if self.search else ""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationAddress:
+    """What a generation's page shows: the view, and in it the options and what is pinned."""
+
+    id: int
+    view: View = "saliency"
+    method: Method = "grad_x_input"
+    detail: bool = False
+    output: int | None = None
+    k: int | None = None
+    layers: tuple[int, ...] | None = None
+    factor: int | None = None
+
+    @classmethod
+    def parse(cls, query: str) -> Self:
+        """The address that a URL's query string says. Raises InvalidOption on a value that no page could show.
+
+        >>> GenerationAddress.parse("?id=3&view=factors&layers=0,3-5").layers
+        (0, 3, 4, 5)
+        """
+        given = dict(_pairs(query))
+        if "id" not in given:
+            raise InvalidOption("id", "", "the address of a generation is /generation?id=NUMBER")
+        return cls(**{name: read(name, given[name]) for name, read in _READERS.items() if given.get(name)})
+
+    def query(self) -> str:
+        """The query string that says this address; options at their defaults are left out.
+
+        >>> GenerationAddress(3, view="factors", layers=(0, 3, 4, 5)).query()
+        '?id=3&view=factors&layers=0%2C3-5'
+        """
+        said = {
+            field.name: _as_text(getattr(self, field.name))
+            for field in fields(self)
+            if field.name == "id" or getattr(self, field.name) != field.default
+        }
+        return f"?{urlencode(said)}"
+
+
+def parse_layers(text: str) -> tuple[int, ...] | None:
+    """Layers as people write them, or None (all that are recorded) for an empty text. Raises InvalidOption.
+
+    >>> parse_layers("3-5, 0")
+    (0, 3, 4, 5)
+    """
+    return parse_ranges(text) if text.strip() else None
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    return parse_qsl(query.removeprefix("?"), keep_blank_values=True)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 18
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str, str], int]:
+    wanted = f"a whole number from {least} to {most}" if most is not None else f"a whole number, {least} or more"
+
+    def read(name: str, text: str) -> int:
+        if not _is_number(text) or int(text) < least or (most is not None and int(text) > most):
+            raise InvalidOption(name, text, f"it must be {wanted}")
+        return int(text)
+
+    return read
+
+
+def _one_of(*choices: str) -> Callable[[str, str], str]:
+    def read(name: str, text: str) -> str:
+        if text not in choices:
+            raise InvalidOption(name, text, f"choose one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
+def _flag(name: str, text: str) -> bool:
+    return _whole(0, 1)(name, text) == 1
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return number_ranges(value)
+    return str(int(value)) if isinstance(value, bool | int) else str(value)
+
+
+_READERS: dict[str, Callable[[str, str], Any]] = {
+    "id": _whole(0),
+    "view": _one_of(*get_args(View)),
+    "method": _one_of(*METHODS),
+    "detail": _flag,
+    "output": _whole(0),
+    "k": _whole(1, MAX_FACTORS),
+    "layers": lambda name, text: parse_layers(text),
+    "factor": _whole(0, MAX_FACTORS - 1),
+}
