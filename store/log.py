@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import CorruptLog, FormatTooNew, StoreNotFound
+from . import readme
 from .location import Location
 from .schema import FORMAT
 
@@ -180,6 +181,8 @@ class Log:
             if commit is None or commit.key in snapshot.keys:
                 return snapshot
             version = snapshot.version + 1
+            if not version:
+                self.location.put_if_absent("README.md", readme.TEXT.encode())
             if self.location.put_if_absent(_path(version), commit.document(version)):
                 return snapshot.after(commit)
             snapshot = self.snapshot(after=snapshot)

@@ -21,6 +21,7 @@ PROMPTS = [f"{index}, {index + 1}, {index + 2}," + " and so on" * (index % 4) fo
 
 ZYGOTE = """
 import json, os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
 import actlake.capture
 from actlake.cli import cli
 for line in sys.stdin:

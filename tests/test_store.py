@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import pickle
+import re
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -205,6 +207,17 @@ def test_a_newer_format_is_refused_with_the_version_to_install(tmp_path: Path) -
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 9, "needs": "3.1"}))
     with pytest.raises(FormatTooNew, match=r"format 9.*actlake>=3\.1"):
         log.snapshot()
+
+
+def test_the_stores_own_page_says_how_plain_duckdb_finds_its_files(
+    toy_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy_store)
+    (query,) = re.findall("```sql\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    for table in ("tokens", "runs"):
+        ((paths,),) = duckdb.sql(query.replace("'tokens'", f"'{table}'")).fetchall()
+        assert set(paths) == {file.path for file in Log(Location.of(toy_store)).snapshot().of(table)}
+        assert duckdb.read_parquet(paths).fetchall()
 
 
 def test_unfinished_drafts_in_the_log_are_not_commits(tmp_path: Path) -> None:
