@@ -105,7 +105,7 @@ def check_anatomy(model: nn.Module, anatomy: Anatomy, name: str) -> None:
     """Prove that what would be recorded is right, or raise ModelRefused.
 
     For every layer: the recorded input times the projection's weight (and bias) is the FFNN's output, to which the module
-    may add one of its own inputs (a residual); and a text's activations are the same alone and right-padded in a batch.
+    may add one of its own inputs (a residual); and a text's activations are the same alone, right-padded, and continued.
     """
     tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 3e-2
     ids = _some_tokens(model)
@@ -116,14 +116,17 @@ def check_anatomy(model: nn.Module, anatomy: Anatomy, name: str) -> None:
             raise ModelRefused(name, f"in layer {layer}, {projection} does not give its input times its weight")
         if ffn and not _gives(alone[ffn], call.output, tolerance):
             raise ModelRefused(name, f"in layer {layer}, {ffn} does not give what its projection {projection} gives")
-    longer = torch.cat([ids, (ids + 1) % anatomy.vocab_size], dim=1)  # (1, 2 × N_TOKENS): the text, then padding
-    mask = torch.ones(2, 2 * N_TOKENS, dtype=torch.long, device=ids.device)
-    mask[0, N_TOKENS:] = 0
-    padded = {call.name: call for call in _calls(model, torch.cat([longer, longer.roll(1, dims=1)]), mask)}
+    longer = torch.cat([ids, (ids + 1) % anatomy.vocab_size], dim=1).expand(2, -1)  # (2, 2 × N_TOKENS)
+    mask = torch.ones_like(longer)
+    mask[0, N_TOKENS:] = 0  # what follows the text is padding in the first row, and text in the second
+    followed = {call.name: call for call in _calls(model, longer, mask)}
     for layer, projection in enumerate(anatomy.ffn_outputs):
-        a, b = alone[projection].input, padded[projection].input
-        if not _close(a.view(N_TOKENS, -1), b.view(2, 2 * N_TOKENS, -1)[0, :N_TOKENS], 10 * tolerance):
+        a = alone[projection].input.view(N_TOKENS, -1)
+        padded, continued = followed[projection].input.view(2, 2 * N_TOKENS, -1)[:, :N_TOKENS]
+        if not _close(a, padded, 10 * tolerance):
             raise ModelRefused(name, f"padding changes the activations of layer {layer}")
+        if not _close(a, continued, 10 * tolerance):
+            raise ModelRefused(name, f"later tokens change the activations of layer {layer}: the model is not causal")
 
 
 def _some_tokens(model: nn.Module) -> Int[Tensor, "1 6"]:

@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 IMAGES = Path(__file__).parent / "images"
 PAGES = {
     "corpus": "",
-    "saliency": "generation?id=8&view=saliency&output=19&detail=detailed",
+    "saliency": "generation?id=8&view=saliency&output=19&detail=1",
     "factors": "generation?id=5&view=factors&k=6&layers=8-11",
 }
 

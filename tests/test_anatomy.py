@@ -113,6 +113,13 @@ def test_a_model_that_padding_changes_is_refused() -> None:
         check_anatomy(model, find_anatomy(model, "leaky"), "leaky")
 
 
+def test_a_model_that_sees_later_tokens_is_refused() -> None:
+    torch.manual_seed(0)
+    model = transformers.BertLMHeadModel(transformers.BertConfig(**SMALL)).eval()
+    with pytest.raises(ModelRefused, match="later tokens change the activations of layer 0: the model is not causal"):
+        check_anatomy(model, find_anatomy(model, "bert"), "bert")
+
+
 def test_a_wrong_anatomy_is_refused() -> None:
     model = network("LlamaConfig", intermediate_size=16)
     right = find_anatomy(model, "x")

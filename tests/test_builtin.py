@@ -75,12 +75,8 @@ def test_the_demo_captures_answers_and_the_second_time_captures_nothing(tmp_path
 
 
 def test_with_no_index_and_nothing_cached_one_error_says_what_to_do(tmp_path: Path) -> None:
-    offline = {
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(tmp_path),
-        "PIP_CONFIG_FILE": os.devnull,
-        "ACTLAKE_CACHE": str(tmp_path),
-    }
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    offline["ACTLAKE_CACHE"] = str(tmp_path)
     command = [sys.executable, "-m", "actlake", "capture", tmp_path / "s", "--model", NAME, "--prompt", "a"]
     done = subprocess.run(command, env={**os.environ, **offline}, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -24,6 +24,7 @@ import json, os, sys
 os.environ["OMP_NUM_THREADS"] = "1"
 import actlake.capture
 from actlake.cli import cli
+actlake.capture.load_model(sys.argv[1])  # imports what transformers puts off until then
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -72,7 +73,7 @@ def a_command(folder: Path, model: Path) -> Iterator[Command]:
     prompts = folder / "prompts.txt"
     prompts.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
     with subprocess.Popen(
-        [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", ZYGOTE, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as zygote:
         yield Command(zygote, model, prompts)
         zygote.stdin.close()
