@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from .gradients import output_gradients
 from .models import Model
 
+PREDICTIONS_AT_ONCE = 256
+"""Positions whose distributions over the vocabulary are held together."""
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -118,17 +121,18 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool) -> Itera
 def _predictions(
     logits: Float[Tensor, "n vocab"], ids: Tensor
 ) -> tuple[Float32[np.ndarray, "n"], Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
-    """Log-probability, rank (1 is the likeliest) and entropy (nats) of each token but the first, which nothing predicted."""
-    logprobs = logits[:-1].float().log_softmax(-1)  # (n - 1, vocab)
-    logprob = logprobs.gather(-1, ids[1:, None])  # (n - 1, 1)
-    rank = (logprobs > logprob).sum(-1) + 1
-    entropy = torch.special.entr(logprobs.exp()).sum(-1)
-    first = np.zeros(1)
-    return (
-        np.concatenate([first, _numpy(logprob[:, 0])]).astype(np.float32),
-        np.concatenate([first, rank.cpu().numpy()]).astype(np.int32),
-        np.concatenate([first, _numpy(entropy)]).astype(np.float32),
-    )
+    """Log-probability, rank (1 is the likeliest) and entropy (nats) of each token but the first, which is 0."""
+    parts = [torch.zeros(3, 1)]
+    for rows, targets in zip(
+        logits[:-1].split(PREDICTIONS_AT_ONCE), ids[1:, None].split(PREDICTIONS_AT_ONCE), strict=True
+    ):
+        logprobs = rows.float().log_softmax(-1)  # (positions, vocab)
+        logprob = logprobs.gather(-1, targets)  # (positions, 1)
+        rank = (logprobs > logprob).sum(-1) + 1
+        entropy = torch.special.entr(logprobs.exp()).sum(-1)
+        parts.append(torch.stack([logprob[:, 0], rank.float(), entropy]).cpu())  # a rank is exact below 2²⁴
+    logprob, rank, entropy = torch.cat(parts, dim=1).numpy()
+    return logprob, rank.astype(np.int32), entropy
 
 
 def _numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:

@@ -44,6 +44,10 @@ class Store:
         """
         return self._relation(query, params, locked=False)
 
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection with the tables and views, for what `sql` has no door to: your own frames, `register`, …"""
+        return self._connection(locked=False).cursor()
+
     def read_sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
         """As `sql`, for SQL that someone else wrote: one statement that reads, no file outside the store, no network."""
         check_reads_only(self._connection(locked=True), query)
@@ -60,6 +64,14 @@ class Store:
             from generations join runs using (run_id)
             order by generation_id
         """).df()
+
+    def neighbours(self, generation_id: int) -> tuple[int | None, int | None]:
+        """The numbers of the generations before and after one, None where there is none."""
+        query = (
+            "select max(generation_id) filter (generation_id < $id), min(generation_id) filter (generation_id > $id)"
+        )
+        ((before, after),) = self.sql(f"{query} from generations", {"id": generation_id}).fetchall()
+        return before, after
 
     def generation(self, generation_id: int) -> Generation:
         """One generation. Raises GenerationNotFound."""

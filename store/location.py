@@ -73,9 +73,14 @@ class Location:
 
     def write(self, path: str, data: bytes | pa.Buffer) -> None:
         """A new file, on the disk when this returns; nobody reads it before a commit names it."""
-        with open(self._writable(path), "xb") as file:
-            file.write(data)
-            _to_disk(file.fileno())
+        target = self._writable(path)
+        try:
+            with open(target, "xb") as file:
+                file.write(data)
+                _to_disk(file.fileno())
+        except BaseException:  # a full disk, Ctrl-C: half a file would only take room
+            target.unlink(missing_ok=True)
+            raise
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Make a file appear whole, unless one of that name is there; says whether it did."""

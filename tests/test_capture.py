@@ -18,6 +18,10 @@ def test_generation_ids_follow_the_prompts_whatever_the_batches(opened: actlake.
     assert opened.generations()["generation_id"].tolist() == list(range(5))
 
 
+def test_the_neighbours_of_a_generation_are_those_before_and_after(opened: actlake.Store) -> None:
+    assert [opened.neighbours(index) for index in (0, 2, 4)] == [(None, 1), (1, 3), (3, None)]
+
+
 def test_metadata_is_kept_as_json(opened: actlake.Store) -> None:
     assert opened.generation(1).metadata == {"kind": "list"}
     found = opened.sql("select generation_id from generations where metadata->>'kind' = 'text'").fetchall()
@@ -31,6 +35,13 @@ def test_a_text_is_captured_with_nothing_written(opened: actlake.Store) -> None:
     assert len(generation.gradients()) == 0
     assert generation.activations().shape == (generation.n_tokens, 3 * 40)
     assert generation.saliency().shape == (0, generation.n_tokens - 1)
+
+
+def test_a_text_of_one_token_is_captured(toy_model: Model, tmp_path: Path) -> None:
+    actlake.capture(tmp_path / "s", toy_model, [{"text": "a"}])
+    generation = actlake.open(tmp_path / "s").generation(0)
+    assert (generation.n_tokens, generation.saliency().shape, len(generation.activations())) == (1, (0, 0), 1)
+    assert verify(Location.of(tmp_path / "s"), deep=True).ok
 
 
 def test_the_text_is_what_the_tokens_offsets_say(opened: actlake.Store) -> None:

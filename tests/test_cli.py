@@ -202,6 +202,19 @@ def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
     assert f"actlake {command}" in text.split("\n", 1)[1]
 
 
+def test_a_connection_joins_a_frame_of_ones_own(toy_store: Path) -> None:
+    import actlake
+    import pandas as pd
+
+    mine = pd.DataFrame({"generation_id": [1, 3], "label": ["x", "y"]})
+    connection = actlake.open(toy_store).connect()
+    assert connection.sql("select label from mine join generations using (generation_id) order by 1").fetchall() == [
+        ("x",),
+        ("y",),
+    ]
+    assert len(mine) == 2
+
+
 def test_the_example_questions_have_answers(toy_store: Path) -> None:
     import actlake
 

@@ -248,3 +248,17 @@ def test_draws_follow_the_models_distribution(toy_model: Model, tmp_path: Path) 
     counts = np.bincount(drawn, minlength=len(probability))
     deviations = (counts - n * probability) / np.sqrt(n * probability * (1 - probability) + 1)
     assert np.abs(deviations).max() < 5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_half_precision_model_is_recorded_near_the_float32_one(
+    toy_folder: Path, opened: actlake.Store, tmp_path: Path, dtype: str
+) -> None:
+    text = opened.generation(1).text
+    prompts = [{"text": text}, "One, two,"]
+    for name in ("float32", dtype):
+        actlake.capture(tmp_path / name, str(toy_folder), prompts, max_new_tokens=3, dtype=name, precision="float32")
+    exact, half = (actlake.open(tmp_path / name).generation(0).activations() for name in ("float32", dtype))
+    assert np.abs(half - exact).max() < 0.1 * np.abs(exact).max()
+    generation = actlake.open(tmp_path / dtype).generation(1)
+    np.testing.assert_allclose(generation.saliency().sum(axis=1), 1, rtol=1e-6)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-import pandas as pd
 import panel as pn
 from markupsafe import Markup
 
@@ -38,7 +37,7 @@ def generation_page(store: Store) -> pn.Template:
         address = GenerationAddress.parse(location.search)
         generation = store.refresh().generation(address.id)
         _check_pins(generation, address)
-        ids = store.generations()["generation_id"]
+        beside = store.neighbours(address.id)
     except ActlakeError as error:
         return page("actlake", html(problem(str(error))))
 
@@ -53,7 +52,7 @@ def generation_page(store: Store) -> pn.Template:
     view = {"saliency": saliency_view, "factors": factors_view}[address.view]
     return page(
         f"Generation {address.id} · actlake",
-        html(generation_heading(generation, address, ids)),
+        html(generation_heading(generation, address, beside)),
         tabs,
         *view(generation, address, move),
         html(generation_texts(generation)),
@@ -170,9 +169,11 @@ class Desk:
         self.status.object = str(Markup('<p class="status" role="status">{}</p>').format(text))
 
 
-def generation_heading(generation: Generation, address: GenerationAddress, ids: "pd.Series[int]") -> Markup:
+def generation_heading(
+    generation: Generation, address: GenerationAddress, beside: tuple[int | None, int | None]
+) -> Markup:
     """The title, the links to the generations beside it, and what is known of it in one line."""
-    before, after = ids[ids < address.id], ids[ids > address.id]
+    before, after = beside
     facts = {
         "model": generation.model,
         "run": generation.run_id,
@@ -185,8 +186,8 @@ def generation_heading(generation: Generation, address: GenerationAddress, ids: 
         '<dl class="facts">{}</dl>'
     ).format(
         address.id,
-        _turn_link("‹ Previous", address, None if before.empty else int(before.max())),
-        _turn_link("Next ›", address, None if after.empty else int(after.min())),
+        _turn_link("‹ Previous", address, before),
+        _turn_link("Next ›", address, after),
         Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*fact) for fact in facts.items()),
     )
 
