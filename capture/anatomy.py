@@ -81,7 +81,7 @@ def find_anatomy(model: nn.Module, name: str) -> Anatomy:
     unembedding = linear[-1]
     blocks = _blocks(model, calls, name)
     d_model = next(call.output.shape[-1] for call in calls if call.name == blocks[0])
-    cut = [call for call in _calls(model, ids, cut_linear=True) if call.is_linear]
+    cut = [call for call in _calls(model, ids, cut_linear=True) if call.is_linear and call.output.requires_grad]
     ffns, ffn_outputs = zip(*(_ffn(block, cut, d_model, name) for block in blocks), strict=True)
     widths = sorted({call.input.shape[-1] for call in linear if call.name in ffn_outputs})
     if len(widths) > 1:
@@ -114,8 +114,11 @@ def check_anatomy(model: nn.Module, anatomy: Anatomy, name: str) -> None:
         call = alone[projection]
         if not _close(_linear(call.module, call.input), call.output, tolerance):
             raise ModelRefused(name, f"in layer {layer}, {projection} does not give its input times its weight")
-        if ffn and not _gives(alone[ffn], call.output, tolerance):
-            raise ModelRefused(name, f"in layer {layer}, {ffn} does not give what its projection {projection} gives")
+        for around in _modules_around(ffn, anatomy.blocks[layer]):
+            if not _gives(alone[around], call.output, tolerance):
+                raise ModelRefused(
+                    name, f"in layer {layer}, {around} does not give what {projection} gives (a mixture of experts?)"
+                )
     longer = torch.cat([ids, (ids + 1) % anatomy.vocab_size], dim=1).expand(2, -1)  # (2, 2 × N_TOKENS)
     mask = torch.ones_like(longer)
     mask[0, N_TOKENS:] = 0  # what follows the text is padding in the first row, and text in the second
@@ -215,6 +218,13 @@ def _linear(module: nn.Module, a: Float[Tensor, "... d_in"]) -> Float[Tensor, ".
     return product if bias is None else product + bias
 
 
+def _modules_around(ffn: str | None, block: str) -> Iterator[str]:
+    """The FFNN and the modules around it, inside the block."""
+    while ffn is not None and ffn != block:
+        yield ffn
+        ffn = ffn.rpartition(".")[0]
+
+
 def _gives(ffn: _Call, projected: Tensor, tolerance: float) -> bool:
     if ffn.output.numel() != projected.numel():
         return False
@@ -252,7 +262,7 @@ def _watched(model: nn.Module, calls: list[_Call], *, cut_linear: bool) -> Itera
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
         # copies, because some models add to what a module took or gave in place
         tensors = tuple(value.clone() for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        result = output[0] if isinstance(output, tuple) and output else output
+        result = output[0] if isinstance(output, tuple | list) and output else output
         if not tensors or not isinstance(result, Tensor):
             return None
         cut = cut_linear and result is output and getattr(getattr(module, "weight", None), "ndim", 0) == 2

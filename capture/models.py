@@ -12,7 +12,7 @@ from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from ..errors import InvalidOption, ModelNotFound
+from ..errors import ActlakeError, InvalidOption, ModelNotFound, ModelRefused
 from . import builtin
 from .anatomy import Anatomy, check_anatomy, find_anatomy
 from .quiet import quiet
@@ -109,11 +109,22 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Mod
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise ModelNotFound(name, _problem(error)) from error
     network.eval().requires_grad_(False).to(where)
-    anatomy = find_anatomy(network, name)
-    check_anatomy(network, anatomy, name)
+    with quiet():
+        anatomy = _proved_anatomy(network, name)
     ends = _end_ids(network.generation_config.eos_token_id, tokenizer.eos_token_id, anatomy.vocab_size)
     network.generation_config = GenerationConfig()
     return Model(name, network, tokenizer, anatomy, ends)
+
+
+def _proved_anatomy(network: Any, name: str) -> Anatomy:
+    try:
+        anatomy = find_anatomy(network, name)
+        check_anatomy(network, anatomy, name)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, ActlakeError):
+            raise
+        raise ModelRefused(name, f"a trial run on six tokens failed ({_first_line(error)})") from error
+    return anatomy
 
 
 def _end_ids(configured: int | list[int] | None, of_tokenizer: int | None, vocab_size: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from activations
 join tokens using (generation_id, position)
 where generation_id = (select min(generation_id) from generations)
 group by layer, neuron
-order by preference desc nulls last
+order by preference desc nulls last, layer, neuron
 limit 5;
 
 -- ? What did the model look at most when it wrote the first token of each completion?

@@ -75,6 +75,12 @@ def test_a_model_without_a_dense_ffnn_is_refused_with_what_was_found(config: str
         find_anatomy(network(config, **changes), config)
 
 
+def test_a_dense_ffnn_that_is_one_of_several_experts_is_refused() -> None:
+    model = network("Llama4TextConfig", num_key_value_heads=2, head_dim=4, num_local_experts=4)
+    with pytest.raises(ModelRefused, match=r"in layer 0, .*feed_forward does not give what .*shared_expert.* gives"):
+        check_anatomy(model, find_anatomy(model, "shared"), "shared")
+
+
 class _Doubled(nn.Linear):
     """A projection that does not give its input times its weight."""
 
@@ -124,7 +130,7 @@ def test_a_wrong_anatomy_is_refused() -> None:
     model = network("LlamaConfig", intermediate_size=16)
     right = find_anatomy(model, "x")
     wrong = tuple(name.replace("down_proj", "up_proj") for name in right.ffn_outputs)
-    with pytest.raises(ModelRefused, match="does not give what its projection"):
+    with pytest.raises(ModelRefused, match=r"does not give what model\.layers\.0\.mlp\.up_proj gives"):
         check_anatomy(model, Anatomy(**{**vars(right), "ffn_outputs": wrong}), "x")
 
 
