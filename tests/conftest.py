@@ -1,7 +1,7 @@
 """Fixtures: tiny random models that are built here, one of each shape of FFNN, and stores captured from them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,11 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=template)
 
 
-def save_model(folder: Path, architecture: str, *, scale: float = 8.0, **changes: Any) -> Path:
-    """A folder with a random model of an architecture, its weights large enough that attention and neurons matter."""
+def save_model(folder: Path, config_name: str, scale: float = 8.0, **sizes: Any) -> Path:
+    """A folder with a random model of a configuration, its weights large enough that attention and neurons matter."""
     tokenizer = byte_level_tokenizer()
-    config_name, sizes = CONFIGS[architecture]
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    config = getattr(transformers, config_name)(vocab_size=len(tokenizer), **{**ends, **sizes, **changes})
+    config = getattr(transformers, config_name)(vocab_size=len(tokenizer), **ends, **sizes)
     torch.manual_seed(7)
     network = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -96,7 +95,8 @@ def save_model(folder: Path, architecture: str, *, scale: float = 8.0, **changes
 @pytest.fixture(scope="session", params=sorted(CONFIGS))
 def any_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder, for each architecture in turn."""
-    return save_model(tmp_path_factory.mktemp("model") / request.param, request.param)
+    config_name, sizes = CONFIGS[request.param]
+    return save_model(tmp_path_factory.mktemp("model") / request.param, config_name, **sizes)
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +107,14 @@ def any_model(any_folder: Path) -> actlake.capture.Model:
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random Llama: 3 layers, d_model 16, d_ff 40, a context of 64."""
-    return save_model(tmp_path_factory.mktemp("model") / "toy", "llama")
+    config_name, sizes = CONFIGS["llama"]
+    return save_model(tmp_path_factory.mktemp("model") / "toy", config_name, **sizes)
+
+
+@pytest.fixture(scope="session")
+def model_saver() -> Callable[..., Path]:
+    """Saves a random model: `(folder, name of its configuration's class, scale of its weights, **sizes)`."""
+    return save_model
 
 
 @pytest.fixture(scope="session")
