@@ -137,6 +137,8 @@ def capture(
     records += prompts_from({"prompt": text} for text in texts)
     if not records:
         raise click.UsageError("give a file of prompts, or --prompt")
+    if sys.stderr.isatty():
+        click.echo(f"loading {model} and checking where its neurons are …", err=True)
     loaded = load_model(model, device=chosen.device, dtype=chosen.dtype)
     plan = make_plan(loaded, records, chosen)
     if dry_run:

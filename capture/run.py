@@ -74,9 +74,9 @@ class Run:
         if not self.n_captured:
             return f"run {self.run_id} of {self.uri}: all {self.n_generations} generations were there already"
         return (
-            f"run {self.run_id} of {self.uri}: captured {self.n_captured} generations"
+            f"run {self.run_id} of {self.uri}: captured {self.n_captured} generation{'s' * (self.n_captured != 1)}"
             f"{f' ({there} were there)' if there else ''}, {self.n_tokens} tokens, "
-            f"{self.n_bytes / 1e6:.1f} MB in {self.seconds:.1f} s"
+            f"{self.n_bytes / 1e6:.3g} MB in {self.seconds:.1f} s"
         )
 
 
