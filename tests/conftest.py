@@ -1,5 +1,7 @@
 """Fixtures: tiny random models that are built here, one of each shape of FFNN, and stores captured from them."""
 
+from __future__ import annotations  # else DuckDB, held by a fixture's annotations, complains when Python ends
+
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

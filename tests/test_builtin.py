@@ -1,5 +1,7 @@
 """The built-in model, which is real: it is fetched once, continues what it should, and the demo runs on it."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -15,6 +15,8 @@ y = (3½, 2¼); logits (0, 2¼, 3½, −3½): the model writes c. Its logit is f
 gradient × input has norms 1¼ and 5¼: shares 5/26 and 21/26.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import actlake

@@ -1,5 +1,7 @@
 """What a capture writes, and that the same capture writes nothing twice."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any

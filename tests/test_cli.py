@@ -1,5 +1,7 @@
 """The command line: answers, one clear line for bad input, and exit codes."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json

@@ -1,5 +1,7 @@
 """Decoder families as tiny random models: what is captured is what a forward and backward per token gives."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

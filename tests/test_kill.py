@@ -1,5 +1,7 @@
 """`kill -9` at random moments of a capture, then the same command: nothing is lost, nothing is there twice."""
 
+from __future__ import annotations
+
 import json
 import os
 import random

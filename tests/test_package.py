@@ -1,5 +1,7 @@
 """The package: what it exports, what imports what, and that its wheel works alone."""
 
+from __future__ import annotations
+
 import ast
 import os
 import subprocess

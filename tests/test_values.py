@@ -3,6 +3,8 @@
 The oracle runs one text at a time, without padding, hooks on the FFNN's output projection, or batched gradients.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

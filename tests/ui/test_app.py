@@ -1,5 +1,7 @@
 """The app, driven in a real browser: what a person sees and does."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
 from pathlib import Path

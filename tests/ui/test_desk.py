@@ -1,5 +1,7 @@
 """The desk: work for a strip is done one piece at a time, and only the newest request's result is drawn."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging

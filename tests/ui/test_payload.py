@@ -1,5 +1,7 @@
 """What the strip is given to draw, and the table of the corpus: asked for without a browser."""
 
+from __future__ import annotations
+
 import base64
 import json
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """The app as a server: its port, its headers, its end."""
 
+from __future__ import annotations
+
 import http.client
 import signal
 import subprocess

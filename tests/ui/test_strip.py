@@ -1,5 +1,7 @@
 """The strip alone: the ES module in a page of its own, without Panel, as notebooks and saved pages use it."""
 
+from __future__ import annotations
+
 import base64
 import json
 from typing import Any
