@@ -24,9 +24,10 @@ from actlake.store import (
     write_table,
 )
 from actlake.ui import Server, serve
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+expect.set_options(timeout=15_000)  # a first factorisation imports scikit-learn, and CI's machine may be busy
 CHROMIUM_OPTIONS = (
     "--no-sandbox",
     "--disable-gpu",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qs, urlparse
+from urllib.parse import parse_qsl, urlparse
 
 import actlake
 import numpy as np
@@ -32,8 +32,9 @@ def token(page: Page, position: int) -> Locator:
     return page.locator(f".token[data-position='{position}']")
 
 
-def state(page: Page) -> dict[str, list[str]]:
-    return parse_qs(urlparse(page.url).query)
+def expect_state(page: Page, **state: str) -> None:
+    """The address comes to hold this state (the server sets it, so a moment after what it shows)."""
+    page.wait_for_url(lambda url: dict(parse_qsl(urlparse(url).query)) == state)
 
 
 def open_strip(page: Page, server: Server, query: str) -> None:
@@ -64,7 +65,7 @@ def test_a_search_narrows_the_corpus_and_is_kept_in_the_address(page: Page, serv
     page.get_by_placeholder("Search prompts").press("Enter")
     expect(page.get_by_text("1 of 33 generations")).to_be_visible()
     expect(page.locator(".tabulator-row")).to_have_count(1)
-    assert state(page) == {"search": ["prompt 7"]}
+    expect_state(page, search="prompt 7")
     page.reload()
     expect(page.get_by_text("1 of 33 generations")).to_be_visible()
 
@@ -125,7 +126,7 @@ def test_another_method_gives_other_colours_and_a_signed_one_blue_and_orange(pag
     hues = {colour[: colour.rindex(",")] for colour in backgrounds(page)[:13] if opacity(colour) > 0}
     assert hues == {"rgba(179, 72, 0", "rgba(0, 90, 156"}
     assert backgrounds(page) != before
-    assert state(page)["method"] == ["grad_dot_input"]
+    expect_state(page, id="0", output="13", method="grad_dot_input")
 
 
 def test_the_address_holds_the_state_and_restores_it(page: Page, server: Server, browser: Browser) -> None:
@@ -205,7 +206,7 @@ def test_other_factors_and_layers_are_worked_out_when_asked_for(page: Page, serv
     page.get_by_label("layers").fill("1")
     page.get_by_label("layers").press("Enter")
     expect(page.locator(".reading")).not_to_have_text(error)
-    assert state(page) == {"id": ["0"], "view": ["factors"], "k": ["7"], "layers": ["1"]}
+    expect_state(page, id="0", view="factors", k="7", layers="1")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_links_lead_to_the_generations_beside(page: Page, server: Server) -> Non
     expect(page.get_by_role("link", name="‹ Previous")).to_have_count(0)
     page.get_by_role("link", name="Next ›").click()
     expect(page.get_by_role("heading", name="Generation 1")).to_be_visible()
-    assert state(page) == {"id": ["1"], "detail": ["1"]}
+    expect_state(page, id="1", detail="1")
 
 
 def test_no_page_asks_another_host_for_anything(page: Page, server: Server) -> None:
