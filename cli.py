@@ -21,13 +21,12 @@ import click
 
 from .errors import ActlakeError, InvalidOption, number_ranges
 from .queries import FORMATS, Format, Store, examples, table_text, write_rows
-from .store import PRECISIONS, Location, parse_ranges
+from .store import PRECISIONS, RECORDS, Location, parse_ranges
 from .store import verify as verify_store
 
 if TYPE_CHECKING:
     from .capture import Model, Plan, Progress
 
-RECORDS = ("embeddings", "gradients", "activations")
 DEMO_STORE = "actlake-demo"
 DEMO_MODEL = "smollm2-135m"
 DEMO_OPTIONS = {"max_new_tokens": 32, "batch_size": 4}

@@ -4,13 +4,12 @@ import sys
 from types import ModuleType
 
 from .models import Model, load_model
-from .options import RECORDS, CaptureOptions
+from .options import CaptureOptions
 from .plan import Plan, byte_budget, make_plan
 from .prompts import Prompt, prompts_from, read_prompts
 from .run import Progress, Run, capture, capture_plan
 
 __all__ = [
-    "RECORDS",
     "CaptureOptions",
     "Model",
     "Plan",

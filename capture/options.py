@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from ..errors import InvalidOption
-from ..store import PRECISIONS, Precision
+from ..store import PRECISIONS, RECORDS, Precision, Record
 from .generate import Sampling
 from .models import DType
-
-Record = Literal["embeddings", "gradients", "activations"]
-RECORDS: tuple[Record, ...] = get_args(Record)
 
 
 @dataclass(frozen=True, kw_only=True)

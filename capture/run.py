@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from ..errors import NotEnoughSpace
 from ..store import (
+    RECORDS,
     CapturedGeneration,
     CapturedTokens,
     Commit,
@@ -34,7 +35,7 @@ from ..store import (
 from ..store.schema import RUNS
 from .generate import continuations, finish_reason
 from .models import Model, load_model
-from .options import RECORDS, CaptureOptions
+from .options import CaptureOptions
 from .plan import Plan, Work, byte_budget, make_plan
 from .prompts import Prompt, prompts_from
 from .replay import Recorded, replay
@@ -120,7 +121,7 @@ def capture_plan(
     first = reservation.first_generation_id
     captured = _CapturedIds(location, reservation)
     done = captured.of(log.snapshot())
-    n_before, n_tokens, n_bytes = len(done), 0, 0
+    n_captured, n_tokens, n_bytes = 0, 0, 0
 
     def report() -> None:
         if on_progress:
@@ -131,15 +132,16 @@ def capture_plan(
         while missing := [work for work in unit if first + work.prompt_index not in done]:
             generations = capture_unit(model, missing, plan.layers, options, reservation)
             files = write_shard(location, generations, options.precision)
-            done = _commit_unit(log, captured, generations, files)
-            n_tokens += sum(generation.n_tokens for generation in generations)
-            n_bytes += sum(file.bytes for file in files)
+            snapshot = _commit_unit(log, captured, generations, files)
+            done = captured.of(snapshot)
+            if files[0].path in snapshot.files:  # else another process did some of it meanwhile
+                n_captured += len(generations)
+                n_tokens += sum(generation.n_tokens for generation in generations)
+                n_bytes += sum(file.bytes for file in files)
             report()
     _complete(log, key, reservation.run_id)
     seconds = time.monotonic() - started
-    return Run(
-        location.uri, reservation.run_id, first, len(plan.works), len(done) - n_before, n_tokens, n_bytes, seconds
-    )
+    return Run(location.uri, reservation.run_id, first, len(plan.works), n_captured, n_tokens, n_bytes, seconds)
 
 
 def check_space(location: Location, model: Model, plan: Plan, options: CaptureOptions) -> None:
@@ -270,15 +272,15 @@ def _register(log: Log, key: str, row: Mapping[str, Any], n_generations: int) ->
 
 def _commit_unit(
     log: Log, captured: "_CapturedIds", generations: Sequence[CapturedGeneration], files: Sequence[DataFile]
-) -> set[int]:
-    """Commit a unit, unless another process has committed some of it meanwhile; gives the ids that are there now."""
+) -> Snapshot:
+    """Commit a unit, or delete its files if another process has committed some of it meanwhile; the snapshot after."""
     ids = {generation.generation_id for generation in generations}
     key = f"generations/{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()}"
     snapshot = log.commit(lambda s: None if ids & captured.of(s) else Commit("capture", key, files))
     for file in files:
         if file.path not in snapshot.files:
             log.location.delete(file.path)
-    return captured.of(snapshot)
+    return snapshot
 
 
 def _complete(log: Log, key: str, run_id: int) -> None:

@@ -5,12 +5,13 @@ from .log import Commit, DataFile, Log, Reservation, Snapshot
 from .precision import PRECISIONS, Precision, rounded
 from .ranges import parse_ranges
 from .reader import Reader
-from .schema import TABLES, Column, Table
+from .schema import RECORDS, TABLES, Column, Record, Table
 from .shard import CapturedGeneration, CapturedTokens, write_shard, write_table
 from .verify import Report, verify
 
 __all__ = [
     "PRECISIONS",
+    "RECORDS",
     "TABLES",
     "CapturedGeneration",
     "CapturedTokens",
@@ -21,6 +22,7 @@ __all__ = [
     "Log",
     "Precision",
     "Reader",
+    "Record",
     "Report",
     "Reservation",
     "Snapshot",

@@ -122,7 +122,10 @@ class Location:
                 self.uri, "actlake writes to local folders only, for now; capture to one and copy it"
             )
         target = Path(self.full(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UnsupportedLocation(self.uri, "a file of that name is in the way; give a folder") from error
         return target
 
 

@@ -6,6 +6,7 @@ comments that SQL and the docs show. Derived views (`activations`, `saliency`) a
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -14,6 +15,10 @@ FORMAT = 1
 
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
 """Every recorded vector: a list of 32-bit floats, rounded to the run's precision."""
+
+Record = Literal["embeddings", "gradients", "activations"]
+RECORDS: tuple[Record, ...] = get_args(Record)
+"""What a run may record of each generation, beside its tokens."""
 
 ID, COUNT, INDEX = pa.int64(), pa.int32(), pa.int32()
 TEXT, TEXTS, FLAG, REAL = pa.string(), pa.list_(pa.string()), pa.bool_(), pa.float32()

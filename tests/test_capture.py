@@ -9,9 +9,9 @@ from typing import Any
 import actlake
 import numpy as np
 import pytest
-from actlake.capture import RECORDS, CaptureOptions, Model, byte_budget, make_plan, prompts_from
+from actlake.capture import CaptureOptions, Model, byte_budget, make_plan, prompts_from
 from actlake.errors import InvalidOption, InvalidPrompt, NotRecorded, PromptTooLong, UnknownLayer
-from actlake.store import Location, verify
+from actlake.store import RECORDS, Location, verify
 
 
 def test_generation_ids_follow_the_prompts_whatever_the_batches(opened: actlake.Store, toy_prompts: list[Any]) -> None:

@@ -150,6 +150,13 @@ def test_a_missing_store_is_one_line(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_file_where_the_store_should_be_is_one_line(run: Run, toy_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    result = run("capture", tmp_path / "file", "--model", toy_folder, "--prompt", "a")
+    assert_one_line(result, 1, "a file of that name is in the way")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_bad_prompts_are_one_line_with_file_and_line(run: Run, toy_folder: Path, tmp_path: Path) -> None:
     bad = tmp_path / "p.jsonl"
     bad.write_text('{"prompt": "a"}\n{"prompt": \n')

@@ -165,17 +165,20 @@ def test_two_processes_that_run_the_same_command_at_once_write_each_generation_o
     command += [part for prompt in PROMPTS[:24] for part in ("--prompt", prompt)]
     processes = [
         subprocess.Popen(
-            [*command, "--batch-size", size],
-            stdout=subprocess.DEVNULL,
+            [*command, "--json", "--batch-size", size],
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         for size in ("2", "3")
     ]
+    n_captured = 0
     for process in processes:
-        _, said = process.communicate(timeout=120)
+        printed, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
+        n_captured += json.loads(printed)["n_captured"]
+    assert n_captured == 24  # each by the process that wrote it
     report = verify(Location.of(tmp_path / "s"), deep=True)
     assert report.ok, report.problems
     assert report.n_generations == 24
