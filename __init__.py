@@ -20,13 +20,13 @@ __version__ = "0.1.0"
 __all__ = ["ActlakeError", "Generation", "Store", "capture", "open"]
 
 
-def open(uri: str | os.PathLike[str]) -> Store:  # noqa: A001  `actlake.open` is the contract
-    """The store at a folder or a `pyarrow.fs` URI; creates nothing.
+def open(uri: str | os.PathLike[str], *, at: int | None = None) -> Store:  # noqa: A001  `actlake.open` is the contract
+    """The store at a folder or a `pyarrow.fs` URI, as it was after commit `at` if one is named; creates nothing.
 
-    Raises StoreNotFound when there is none, CorruptLog when its log is damaged, FormatTooNew when it was written by a
-    newer actlake.
+    Raises StoreNotFound when there is none, CommitNotFound when it has no such commit, CorruptLog when its log is damaged,
+    FormatTooNew when it was written by a newer actlake.
     """
-    return Store(uri)
+    return Store(uri, at=at)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,6 @@ torch and transformers are imported by the commands that need a model, no others
 import dataclasses
 import functools
 import json
-import os
 import signal
 import sys
 import traceback
@@ -19,9 +18,23 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from .errors import ActlakeError, InvalidOption, number_ranges
-from .queries import FORMATS, Format, Store, examples, table_text, write_rows
-from .store import PRECISIONS, RECORDS, Location, parse_ranges
+from .errors import ActlakeError, InvalidOption, QueryCancelled, number_ranges
+from .queries import (
+    FORMATS,
+    Format,
+    Limits,
+    Store,
+    catalog_text,
+    examples,
+    parse_bytes,
+    table_text,
+    whole_file,
+    write_rows,
+)
+from .store import PRECISIONS, RECORDS, Location, Log, parse_ranges
+from .store import compact as compact_store
+from .store import gc as gc_store
+from .store import index as index_store
 from .store import verify as verify_store
 
 if TYPE_CHECKING:
@@ -76,6 +89,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
+at_option = click.option("--at", type=int, metavar="COMMIT", help="As the store was after that commit.")
 port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006, show_default=True, help="Port.")
 
 
@@ -100,6 +114,7 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
 @click.option("--gradient-tokens", type=int, default=2048, show_default=True, help="Bound on the gradients' memory.")
 @click.option("--name", help="A name for the run.  [default: the model's]")
+@click.option("--index/--no-index", default=True, help="Make neurons quick to read, at the end (see `actlake index`).")
 @click.option("--dry-run", is_flag=True, help="Print how many bytes the run may write, and write none.")
 @json_option
 def capture(
@@ -136,6 +151,9 @@ def capture(
     records += prompts_from({"prompt": text} for text in texts)
     if not records:
         raise click.UsageError("give a file of prompts, or --prompt")
+    location = Location.of(store)
+    if not dry_run:
+        Log(location).exists()  # a place that does not answer is better told before the model is loaded
     if sys.stderr.isatty():
         click.echo(f"loading {model} and checking where its neurons are …", err=True)
     loaded = load_model(model, device=chosen.device, dtype=chosen.dtype)
@@ -144,7 +162,7 @@ def capture(
         _print_budget(loaded, plan, chosen, as_json=as_json)
         return
     with _progress_bar() as report:
-        run = capture_plan(Location.of(store), loaded, plan, chosen, report)
+        run = capture_plan(location, loaded, plan, chosen, report)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(run)))
     else:
@@ -153,14 +171,15 @@ def capture(
 
 @command
 @click.argument("store", type=str)
+@at_option
 @json_option
-def info(store: str, as_json: bool) -> None:
+def info(store: str, at: int | None, as_json: bool) -> None:
     """Say what a store holds: runs, generations, files and bytes.
 
     \b
     actlake info corpus
     """
-    opened = Store(store)
+    opened = Store(store, at=at)
     runs = opened.sql("""
         select run_id, name, model, architecture, n_layers, d_model, d_ff, precision, recorded, status,
             count(generation_id) as generations, coalesce(sum(n_tokens), 0)::bigint as tokens
@@ -186,21 +205,73 @@ def info(store: str, as_json: bool) -> None:
 @click.argument("query", type=str)
 @click.option("--format", "how", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-def sql(store: str, query: str, how: Format, output: Path | None) -> None:
-    """Answer SQL over a store (DuckDB's dialect); QUERY may be - for standard input. It can read, and nothing else.
+@click.option("--max-rows", type=int, default=Limits().rows, show_default=True, help="Most rows; more is an error.")
+@click.option("--timeout", type=float, default=Limits().seconds, show_default=True, help="Most seconds.")
+@click.option("--memory", default="2GiB", show_default=True, metavar="SIZE", help="Most memory, as 512MiB or 4GB.")
+def sql(store: str, query: str, how: Format, output: Path | None, max_rows: int, timeout: float, memory: str) -> None:
+    """Answer SQL over a store (DuckDB's dialect); QUERY may be - for standard input.
 
-    Tables: runs, generations, tokens, embeddings, gradients, activation_vectors; views: activations, saliency;
-    macro: saliency_by('grad_norm').
+    It can read the store's tables and nothing else: no other file, no network, no setting. It runs in a process of its
+    own, which ends at a limit, with an error after the rows so far, or on Ctrl-C.
+
+    QUERY may also be .tables or .schema [NAME], for what there is to ask and what it means.
 
     \b
+    actlake sql corpus .schema
     actlake sql corpus "select token, rank, logprob from tokens where generation_id = 0"
     actlake sql corpus "from saliency where share > 0.2" --format csv -o shares.csv
+    actlake sql corpus "from activations where layer = 4" --format parquet -o layer4.parquet \\
+        --max-rows 50000000 --timeout 600 --memory 4GB
     """
-    if how == "parquet" and output is None and sys.stdout.isatty():
-        raise click.UsageError("a Parquet file is nothing for a terminal: give -o FILE")
-    relation = Store(store).read_sql(sys.stdin.read() if query == "-" else query)
-    with _output(output) as stream:
-        write_rows(relation, stream, how)
+    if how in ("parquet", "arrow") and output is None and sys.stdout.isatty():
+        raise click.UsageError("such a file is nothing for a terminal: give -o FILE")
+    limits = Limits(parse_bytes(memory), max_rows, timeout)
+    text = sys.stdin.read() if query == "-" else query
+    try:
+        with Store(store).read_sql(text, limits=limits) as rows, _output(output) as stream:
+            if how == "table" and text.lstrip().startswith("."):
+                stream.write(f"{catalog_text(rows.fetchall())}\n".encode())
+            else:
+                write_rows(rows, stream, how)
+    except KeyboardInterrupt as error:
+        raise QueryCancelled from error
+
+
+@command
+@click.argument("store", type=str)
+@click.argument("source", metavar="TABLE_OR_QUERY", type=str)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file.")
+@click.option("--format", "how", type=click.Choice(FORMATS[1:]), help="Its format.  [default: by its suffix]")
+@at_option
+def export(store: str, source: str, output: Path, how: Format | None, at: int | None) -> None:
+    """Write a table, a view or a query's rows to a .parquet, .csv, .jsonl or .arrow file.
+
+    Rows are written as they come, and the file appears when it is whole. It is your own query, without the limits of
+    `actlake sql` and with your rights; only statements that read are taken.
+
+    \b
+    actlake export corpus tokens -o tokens.parquet
+    actlake export corpus "from saliency where share > 0.2" -o shares.csv
+    """
+    try:
+        Store(store, at=at).export(source, output, how)
+    except KeyboardInterrupt as error:
+        raise QueryCancelled from error
+
+
+@command
+@click.argument("store", type=str)
+@click.option("--relative", is_flag=True, help="Name files as seen from the store's folder, for a store that moves.")
+@at_option
+def views(store: str, relative: bool, at: int | None) -> None:
+    """Print the SQL script that makes a store's tables, views and macros in a DuckDB of your own (1.4 or newer).
+
+    It is of the snapshot as it is now: after later commits, print it again. It needs no actlake.
+
+    \b
+    actlake views corpus > corpus.sql && duckdb -init corpus.sql
+    """
+    click.echo(Store(store, at=at).views_script(relative=relative), nl=False)
 
 
 @command
@@ -227,14 +298,74 @@ def verify(store: str, deep: bool, as_json: bool) -> None:
 
 @command
 @click.argument("store", type=str)
+@click.option("--layers", metavar="LAYERS", help="Layers to index, as 0,3-5.  [default: all that were recorded]")
+@click.option(
+    "--rebuild", is_flag=True, help="Drop the projection before: what `actlake verify` found damaged is made again."
+)
+@json_option
+def index(store: str, layers: str | None, rebuild: bool, as_json: bool) -> None:
+    """Bring captured activations into the neuron-major projection, so that one neuron over the whole corpus is a small read.
+
+    A capture does it at its end unless told otherwise. It is safe while others read and capture, and can be stopped and run
+    again. It takes about as many bytes again as the activations have.
+
+    \b
+    actlake index corpus
+    actlake index corpus --layers 0,3-5
+    actlake index corpus --rebuild
+    """
+    chosen = parse_ranges(layers) if layers is not None else None
+    with _counter("tokens") as report:
+        done = index_store(Location.of(store), layers=chosen, rebuild=rebuild, on_progress=report)
+    _say(done, as_json=as_json)
+
+
+@command
+@click.argument("store", type=str)
+@json_option
+def compact(store: str, as_json: bool) -> None:
+    """Put many small files together. Readers are not disturbed; `actlake gc` removes the old files later.
+
+    \b
+    actlake compact corpus
+    """
+    with _counter("files") as report:
+        done = compact_store(Location.of(store), on_progress=report)
+    _say(done, as_json=as_json)
+
+
+@command
+@click.argument("store", type=str)
+@click.option(
+    "--grace", "grace_h", type=float, default=24.0, show_default=True, metavar="HOURS", help="Keep younger files."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@json_option
+def gc(store: str, grace_h: float, dry_run: bool, as_json: bool) -> None:
+    """Delete files that no commit names any more, or never did, once they are older than the grace period.
+
+    Within it, readers that opened the store earlier go on, and so do captures that run. A smaller grace period is for a
+    store that nobody uses meanwhile.
+
+    \b
+    actlake gc corpus
+    actlake gc corpus --grace 0 --dry-run
+    """
+    done = gc_store(Location.of(store), grace_s=grace_h * 3600, dry_run=dry_run)
+    _say(done, done.sentence(dry_run=dry_run), as_json=as_json)
+
+
+@command
+@click.argument("store", type=str)
+@at_option
 @port_option
-def serve(store: str, port: int) -> None:
+def serve(store: str, at: int | None, port: int) -> None:
     """Show a store in a browser, to this machine only.
 
     \b
     actlake serve corpus
     """
-    _serve(Store(store), port)
+    _serve(Store(store, at=at), port)
 
 
 @command
@@ -288,6 +419,27 @@ def _fail(message: str, *, debug: bool, code: int = 1) -> None:
     raise click.exceptions.Exit(code)
 
 
+def _say(done: Any, sentence: str | None = None, *, as_json: bool) -> None:
+    """Print a report, as JSON or for people."""
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else sentence or done.sentence())
+
+
+@contextmanager
+def _counter(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told how many are done and how many there are."""
+    from tqdm import tqdm
+
+    with tqdm(
+        unit=unit, disable=None, leave=False, bar_format="{percentage:3.0f}% |{bar:30}| {n_fmt} of {total_fmt} {unit}"
+    ) as bar:
+
+        def report(n_done: int, n_total: int) -> None:
+            bar.total, bar.n = n_total, n_done
+            bar.refresh()
+
+        yield report
+
+
 def _print_budget(model: "Model", plan: "Plan", options: Any, *, as_json: bool) -> None:
     from .capture import byte_budget
 
@@ -324,15 +476,12 @@ def _progress_bar() -> Iterator[Callable[["Progress"], None]]:
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[IO[bytes]]:
+    """Standard output, or a file that appears under its name when it is whole."""
     if path is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    try:
-        file = path.open("wb")
-    except OSError as error:
-        raise InvalidOption("output", os.fspath(path), f"it cannot be written: {error.strerror}") from error
-    with file:
+    with whole_file(path) as file:
         yield file
 
 

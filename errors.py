@@ -3,8 +3,10 @@
     ActlakeError
     ├── InvalidOption            (ValueError)   an option has a value that cannot be used
     ├── StoreNotFound            (LookupError)  no store at that location
-    ├── UnsupportedLocation      (ValueError)   a kind of location that actlake cannot write to
+    ├── UnsupportedLocation      (ValueError)   a location that actlake cannot use, or cannot write to
+    ├── StoreUnreachable         (OSError)      the service that keeps the store does not answer, or refuses
     ├── FormatTooNew                            the store was written by a newer actlake
+    ├── CommitNotFound           (LookupError)  the store has no commit of that number
     ├── CorruptLog                              a commit of the log cannot be read or is missing
     ├── CorruptFile                             a data file is not what its commit says
     ├── MissingFile              (LookupError)  a data file that a commit names is not there
@@ -14,11 +16,17 @@
     ├── NotRecorded              (LookupError)  the run did not record what was asked for
     ├── UnknownLayer             (LookupError)
     ├── QueryError               (ValueError)   DuckDB refused the SQL
+    ├── QueryStopped             (RuntimeError) a query reached a limit: rows, seconds or memory
+    ├── QueryCancelled           (RuntimeError) a query was cancelled by who asked it
+    ├── QueryAborted             (RuntimeError) the process of a query ended, and nobody here ended it
     ├── InvalidPrompt            (ValueError)   a prompt, named by its file and line
     ├── PromptTooLong            (ValueError)
     ├── ModelNotFound            (LookupError)
     ├── ModelRefused             (ValueError)   the model failed the check at load
+    ├── MissingLibrary           (ImportError)  an optional library is not installed
     ├── NotEnoughSpace           (OSError)
+    ├── DiskFull                 (OSError)      a write found no room: the disk, a quota or a limit of a file's size
+    ├── StoreReadOnly            (OSError)      the system does not let this process write the store
     └── PortInUse                (OSError)
 
 A message says what was asked, what is there and what to do. The raw values are the exception's `args`, the sentence is
@@ -54,7 +62,7 @@ class StoreNotFound(ActlakeError, LookupError):
 
 
 class UnsupportedLocation(ActlakeError, ValueError):
-    """A kind of location that actlake cannot write to."""
+    """A location that actlake cannot use, or cannot write to."""
 
     def __init__(self, uri: str, reason: str) -> None:
         super().__init__(uri, reason)
@@ -64,18 +72,40 @@ class UnsupportedLocation(ActlakeError, ValueError):
         return f"cannot use {uri!r} as a store: {reason}"
 
 
+class StoreUnreachable(ActlakeError, OSError):
+    """The service that keeps the store does not answer, or refuses."""
+
+    def __init__(self, uri: str, problem: str) -> None:
+        super().__init__(uri, problem)
+
+    def __str__(self) -> str:
+        uri, problem = self.args
+        return f"cannot reach {uri!r}: {problem}"
+
+
 class FormatTooNew(ActlakeError):
     """The store was written by a newer actlake."""
 
-    def __init__(self, uri: str, found: int, known: int, needs: str) -> None:
-        super().__init__(uri, found, known, needs)
+    def __init__(self, path: str, found: int, known: int, needs: str) -> None:
+        super().__init__(path, found, known, needs)
 
     def __str__(self) -> str:
-        uri, found, known, needs = self.args
+        path, found, known, needs = self.args
         return (
-            f"{uri!r} has store format {found}; this actlake reads up to {known}: "
+            f"{path!r} has store format {found}; this actlake reads up to {known}: "
             f"install actlake {needs} or newer (`pip install 'actlake>={needs}'`)"
         )
+
+
+class CommitNotFound(ActlakeError, LookupError):
+    """The store has no commit of that number."""
+
+    def __init__(self, version: int, newest: int) -> None:
+        super().__init__(version, newest)
+
+    def __str__(self) -> str:
+        version, newest = self.args
+        return f"no commit {version}; this store has commits 0 to {newest}"
 
 
 class CorruptLog(ActlakeError):
@@ -103,11 +133,17 @@ class CorruptFile(ActlakeError):
 class MissingFile(ActlakeError, LookupError):
     """A data file that a commit names is not there."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, removed_by: int | None = None) -> None:
+        super().__init__(path, removed_by)
 
     def __str__(self) -> str:
-        return f"the data file {self.args[0]!r} is missing; restore it from a copy of the store"
+        path, removed_by = self.args
+        if removed_by is None:
+            return f"the data file {path!r} is missing; restore it from a copy of the store"
+        return (
+            f"the data file {path!r} is gone: commit {removed_by} removed it, and `actlake gc` deleted it later; "
+            f"open the store as it is now, or at commit {removed_by} or later"
+        )
 
 
 class PrecisionOverflow(ActlakeError, ValueError):
@@ -182,6 +218,47 @@ class QueryError(ActlakeError, ValueError):
         return str(self.args[0])
 
 
+class QueryStopped(ActlakeError, RuntimeError):
+    """A query reached one of its limits: `memory_bytes`, `rows` or `seconds`. Rows that came before are right."""
+
+    def __init__(self, limit: str, value: float) -> None:
+        super().__init__(limit, value)
+
+    def __str__(self) -> str:
+        limit, value = self.args
+        said = {
+            "memory_bytes": f"{value / 2**30:.3g} GiB of memory; ask for fewer rows or columns, sort or group less",
+            "rows": f"{value:,} rows; ask for fewer (limit, a narrower where, an aggregate)",
+            "seconds": f"{value:g} seconds; ask for less (a narrower where, one generation or layer)",
+        }[limit]
+        option = {"memory_bytes": "--memory", "rows": "--max-rows", "seconds": "--timeout"}[limit]
+        return f"the query was stopped at its limit of {said}, or raise the limit with {option} (Limits({limit}=…))"
+
+
+class QueryCancelled(ActlakeError, RuntimeError):
+    """A query was cancelled by who asked it."""
+
+    def __str__(self) -> str:
+        return "the query was cancelled"
+
+
+class QueryAborted(ActlakeError, RuntimeError):
+    """The process of a query ended, and nobody here ended it."""
+
+    def __init__(self, code: int, said: str = "") -> None:
+        super().__init__(code, said)
+
+    def __str__(self) -> str:
+        code, said = self.args
+        if code == -9:
+            return (
+                "the query's process was killed from outside, as a system does that has no memory left; "
+                "ask for less at a time, or allow it less memory (--memory, Limits(memory_bytes=…))"
+            )
+        how = f"on signal {-code}" if code < 0 else f"with code {code}"
+        return f"the query's process ended {how}{f' ({said})' if said else ''}; ask again, or ask for less at a time"
+
+
 class InvalidPrompt(ActlakeError, ValueError):
     """A prompt that cannot be captured, named by where it stands."""
 
@@ -229,11 +306,22 @@ class ModelRefused(ActlakeError, ValueError):
         return f"model {model!r} is refused, because what would be recorded could be wrong: {problem}"
 
 
+class MissingLibrary(ActlakeError, ImportError):
+    """An optional library is not installed."""
+
+    def __init__(self, library: str, what: str, extra: str) -> None:
+        super().__init__(library, what, extra)
+
+    def __str__(self) -> str:
+        library, what, extra = self.args
+        return f"`{what}` needs the library {library}, which is not installed: `pip install 'actlake[{extra}]'`"
+
+
 class NotEnoughSpace(ActlakeError, OSError):
     """The run would fill the disk."""
 
     def __init__(self, uri: str, needed: int, free: int) -> None:
-        super().__init__(uri, needed, free)
+        Exception.__init__(self, uri, needed, free)  # OSError would keep two of them
 
     def __str__(self) -> str:
         uri, needed, free = self.args
@@ -241,6 +329,31 @@ class NotEnoughSpace(ActlakeError, OSError):
             f"the run may write {needed / 1e9:.2f} GB and {uri!r} has {free / 1e9:.2f} GB free; "
             "record less (--record, --layers, --max-new-tokens) or use another disk"
         )
+
+
+class DiskFull(ActlakeError, OSError):
+    """A write found no room. What was committed is whole, and the write left nothing behind."""
+
+    def __init__(self, path: str, needed: int, reason: str) -> None:
+        Exception.__init__(self, path, needed, reason)
+
+    def __str__(self) -> str:
+        path, needed, reason = self.args
+        return (
+            f"cannot write {path!r} ({needed / 1e6:.3g} MB): {reason}; what was committed is kept: "
+            "make room (`actlake gc` may) and run the same again"
+        )
+
+
+class StoreReadOnly(ActlakeError, OSError):
+    """The system does not let this process write the store; it can be read."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        Exception.__init__(self, path, reason)
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"the store cannot be written ({path!r}: {reason}); it can be read, or copied to where you may write"
 
 
 class PortInUse(ActlakeError, OSError):

@@ -25,6 +25,7 @@ class CaptureOptions:
     chat            put each prompt into the model's chat template, as a user's message
     gradient_tokens positions that go backward at once: the bound on the gradients' memory
     name            a name of the run for people
+    index           bring what was captured into the neuron-major projection at the end
     """
 
     max_new_tokens: int = 40
@@ -41,6 +42,7 @@ class CaptureOptions:
     chat: bool = False
     gradient_tokens: int = 2048
     name: str | None = None
+    index: bool = True
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

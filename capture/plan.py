@@ -75,6 +75,8 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
         budget["gradients"] = round(pairs * d_model * per_value)
     if options.records("activations"):
         budget["activation_vectors"] = round(tokens * len(plan.layers) * d_ff * per_value)
+        if options.index:
+            budget["neuron_vectors"] = budget["activation_vectors"]
     return budget
 
 

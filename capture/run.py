@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import NotEnoughSpace
 from ..store import (
@@ -27,8 +26,10 @@ from ..store import (
     DataFile,
     Location,
     Log,
+    Reader,
     Reservation,
     Snapshot,
+    index,
     write_shard,
     write_table,
 )
@@ -94,7 +95,7 @@ def capture(
     `model` is a Hugging Face id, a local folder, a .gguf file, `smollm2-135m`, or a Model in hand. `prompts` are texts,
     mappings with a `prompt` or `text` (other fields become metadata), or a path to a .txt or .jsonl file.
     `options` are those of `CaptureOptions`: max_new_tokens, record, layers, precision, batch_size, device, dtype,
-    temperature, top_k, top_p, seed, chat, gradient_tokens, name.
+    temperature, top_k, top_p, seed, chat, gradient_tokens, name, index.
 
     The same call on the same store finishes what is missing and writes nothing twice. Each batch is committed as it is
     done; `on_progress` is called after each. Raises ActlakeError; what was committed before stays.
@@ -140,6 +141,8 @@ def capture_plan(
                 n_bytes += sum(file.bytes for file in files)
             report()
     _complete(log, key, reservation.run_id)
+    if options.index and options.records("activations"):
+        index(location)
     seconds = time.monotonic() - started
     return Run(location.uri, reservation.run_id, first, len(plan.works), n_captured, n_tokens, n_bytes, seconds)
 
@@ -285,37 +288,37 @@ def _commit_unit(
 
 def _complete(log: Log, key: str, run_id: int) -> None:
     """Replace the run's row by one that says that it is complete."""
+    reader = Reader(log.location)
 
     def build(snapshot: Snapshot) -> Commit | None:
         if f"{key}/complete" in snapshot.keys:
             return None
-        (old,) = snapshot.of(RUNS.name, run_id=run_id)
-        with log.location.open(old.path) as source:
-            (row,) = pq.read_table(source).to_pylist()
-        rows = pa.Table.from_pylist([{**row, "status": "complete"}], schema=RUNS.arrow)
-        return Commit("complete", f"{key}/complete", [write_table(log.location, RUNS, rows)], remove=[old.path])
+        for old in snapshot.of(RUNS.name, run_id=run_id):  # one of them has it, and other runs too after a compaction
+            rows = reader.rows(Snapshot(files={old.path: old}), RUNS.name).to_pylist()
+            if run_id in [row["run_id"] for row in rows]:
+                break
+        said = [row | {"status": "complete"} if row["run_id"] == run_id else row for row in rows]
+        new = write_table(log.location, RUNS, pa.Table.from_pylist(said, schema=RUNS.arrow))
+        return Commit("complete", f"{key}/complete", [new], remove=[old.path])
 
     log.commit(build)
 
 
 class _CapturedIds:
-    """Which of a run's generations a snapshot holds; each file is read once."""
+    """Which of a run's generations a snapshot holds; each file is read once. What was captured once stays so."""
 
     def __init__(self, location: Location, reservation: Reservation) -> None:
-        self._location = location
-        self._ids = range(reservation.first_generation_id, reservation.first_generation_id + reservation.n_generations)
-        self._by_path: dict[str, set[int]] = {}
+        self._reader = Reader(location)
+        self._ids = reservation.generation_ids
+        self._found: set[int] = set()
+        self._paths: set[str] = set()
 
     def of(self, snapshot: Snapshot) -> set[int]:
-        found: set[int] = set()
-        for file in snapshot.of("generations"):
-            first, last = file.ranges["generation_id"]
-            if first < self._ids.stop and last >= self._ids.start:
-                found |= self._in_file(file.path)
-        return found
-
-    def _in_file(self, path: str) -> set[int]:
-        if path not in self._by_path:
-            with self._location.open(path) as source:
-                self._by_path[path] = set(pq.read_table(source, columns=["generation_id"])[0].to_pylist())
-        return self._by_path[path] & set(self._ids)
+        if not self._ids:
+            return set()
+        for file in snapshot.of("generations", generation_id=(self._ids.start, self._ids.stop - 1)):
+            if file.path not in self._paths:
+                rows = self._reader.rows(Snapshot(files={file.path: file}), file.table, columns=["generation_id"])
+                self._found |= set(rows["generation_id"].to_pylist()) & set(self._ids)
+                self._paths.add(file.path)
+        return set(self._found)

@@ -1,11 +1,15 @@
 """What can be asked of a store: SQL, slices as arrays, saliency, factors. Needs no model."""
 
+from .catalog import catalog_text
 from .database import Store
 from .examples import Example, examples
+from .export import whole_file
 from .factors import NEGATIVES, Factors, Negatives, nmf
 from .formats import FORMATS, Format, table_text, write_rows
 from .generation import Generation
+from .limits import Limits, parse_bytes
 from .saliency import METHODS, Method, SaliencyMatrix, saliency_matrix
+from .sandbox import QueryResult
 
 __all__ = [
     "FORMATS",
@@ -15,13 +19,18 @@ __all__ = [
     "Factors",
     "Format",
     "Generation",
+    "Limits",
     "Method",
     "Negatives",
+    "QueryResult",
     "SaliencyMatrix",
     "Store",
+    "catalog_text",
     "examples",
     "nmf",
+    "parse_bytes",
     "saliency_matrix",
     "table_text",
+    "whole_file",
     "write_rows",
 ]

@@ -1,39 +1,225 @@
-"""DuckDB over a snapshot: a view for each table's files, and the views and macros of `views.sql` over them."""
+"""DuckDB over a snapshot: a view for each table's files, and the views and macros of `views.sql` over them.
+
+`Database.sql` gives a query only the files that it can need, chosen by the log's key ranges from DuckDB's own plan of it, and
+takes the access path to `activations` that reads less. The views read their lists of files from variables of the
+connection, so each query has a cursor of its own and the views are made once.
+"""
 
 import json
 import re
-from collections.abc import Iterator
-from importlib import resources
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal, Protocol
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..errors import QueryError
-from ..store import TABLES, Location, Snapshot
+from ..store.log import DataFile, Snapshot
+from ..store.schema import TABLES
+from .catalog import asks_for_comments, with_comments
+from .comments import comment_on_all, definitions, literal, quoted
+from .files import StoreFiles
+from .messages import query_error
+from .plan import INDEXED, UNINDEXED, Ranges, Scans, columns_of, scans_of
 
-_GLOB = str.maketrans({"[": "[[]", "*": "[*]", "?": "[?]"})
+Path = Literal["by_token", "by_neuron"]
+"""How `activations` is read: from the token-major vectors, or from the neuron-major projection."""
+
+DEFAULT_PATH: Path = "by_token"
+
+PATHS: Mapping[Path, Sequence[str]] = {
+    "by_token": ("activation_vectors",),
+    "by_neuron": ("neuron_vectors", "segments", UNINDEXED),
+}
+"""The tables that each path reads."""
+
+COST_OF_LISTS = 2.0
+"""What a value costs more by the neuron-major path, whose rows come with the lists of their tokens."""
+
 _EXPLAIN = re.compile(r"^\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 _READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 
+Files = Mapping[str, Sequence[DataFile]]
 
-def connect(location: Location, snapshot: Snapshot, *, locked: bool = False) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB that shows one snapshot, whatever is committed later.
 
-    `locked` lets its SQL open no file outside the store, load nothing and change no setting.
-    """
-    connection = duckdb.connect(":memory:")
-    for table in TABLES.values():
-        paths = [location.full(file.path).translate(_GLOB) for file in snapshot.of(table.name)]
-        if paths:
-            connection.read_parquet(paths).create_view(table.name)
-        else:
-            connection.from_arrow(table.arrow.empty_table()).create(table.name)
-    connection.execute(resources.files(__package__).joinpath("views.sql").read_text("utf-8"))
-    if locked:
-        connection.execute("set temp_directory = ''")  # else it is allowed too
-        connection.execute("set allowed_directories = [?, ?]", [location.root, location.root.translate(_GLOB)])
-        connection.execute("set enable_external_access = false")
-        connection.execute("set lock_configuration = true")
-    return connection
+class Check(Protocol):
+    """Raises MissingFile or CorruptFile for files that are not what their commits say; `again` if it has seen them already."""
+
+    def __call__(self, files: Iterable[DataFile], *, again: bool = False) -> None: ...
+
+
+Params = Sequence[Any] | Mapping[str, Any] | None
+
+
+class Database:
+    """DuckDB over one snapshot of a store, whatever is committed later. Safe between threads."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        partly_indexed: Mapping[str, Sequence[int]],
+        files: StoreFiles,
+        *,
+        check: Check,
+        name_of: Callable[[str], str],
+    ) -> None:
+        """`partly_indexed` is the store's; `check` sees files before they are read (`Footers.check`); `name_of` gives the name
+        by which DuckDB opens a path. From `files` it reads the empty files that stand where nothing is to be read."""
+        self._snapshot, self._indexed = snapshot, partly_indexed
+        self._store_files, self._check, self._name_of = files, check, name_of
+        tail = {path: snapshot.files[path] for path in partly_indexed}
+        self._tail = Snapshot(files=tail)
+        self._files: Files = {name: snapshot.of(name) for name in TABLES} | {UNINDEXED: list(tail.values())}
+        self._opened: duckdb.DuckDBPyConnection | None = None
+        self._opening = threading.Lock()
+        self._has_comments = False
+
+    def sql(self, query: str, params: Params = None) -> duckdb.DuckDBPyRelation:
+        """A query's relation, over the files that it can need. Raises QueryError; MissingFile or CorruptFile for a file."""
+        query = with_comments(query)
+        if asks_for_comments(query):
+            self._comment()
+        scans = scans_of(query, params)
+        chosen, path = (self._files, DEFAULT_PATH) if scans is None else self.choose(scans)
+        try:
+            try:
+                return self._cursor(chosen, path).sql(query, params=params)
+            except duckdb.Error:  # it may name tables that it does not scan
+                return self._cursor({**self._files, **chosen}, path).sql(query, params=params)
+        except duckdb.Error as error:
+            if isinstance(error, duckdb.IOException):  # a file that was there may be gone
+                for tables in (chosen, self._files):
+                    self._check((file for files in tables.values() for file in files), again=True)
+            raise query_error(error, self.opened()) from error
+
+    def choose(self, scans: Scans) -> tuple[Files, Path]:
+        """The files of each table that scans can need, and the path to `activations` that reads less."""
+        wanted = {name: list(ranges) for name, ranges in scans.items() if name in self._files}
+        activations = scans.get("activations", ())
+        costs = {path: sum(self._cost(path, ranges) for ranges in activations) for path in PATHS}
+        path = min(costs, key=costs.__getitem__)
+        for name in PATHS[path] if activations else ():
+            wanted[name] = [*wanted.get(name, ()), *activations]
+        return {name: self._holding(name, ranges) for name, ranges in wanted.items()}, path
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own with all tables and views, whose lists of files are fixed."""
+        connection = duckdb.connect(":memory:")
+        connection.register_filesystem(self._store_files)
+        self._check(file for files in self._files.values() for file in files)
+        for name, files in self._files.items():
+            connection.read_parquet(self._names(name, files), filename=name == UNINDEXED).create_view(name)
+        self._finish(connection)
+        comment_on_all(connection)
+        return connection
+
+    def opened(self) -> duckdb.DuckDBPyConnection:
+        """The connection whose cursors answer queries; its views take their files from variables, which each cursor sets."""
+        with self._opening:
+            if self._opened is None:
+                connection = duckdb.connect(":memory:")
+                connection.register_filesystem(self._store_files)
+                connection.execute("set parquet_metadata_cache = true")
+                for name in self._files:
+                    self._set_files(connection, name, ())
+                    connection.execute(f"""
+                        create view {quoted(name)} as
+                        select {", ".join(map(quoted, columns_of(name).names))}
+                        from read_parquet(getvariable({literal(name)}), filename = {name == UNINDEXED})
+                    """)
+                self._finish(connection)
+                self._opened = connection
+            return self._opened
+
+    def _comment(self) -> None:
+        """Comment on all that is there, once; it takes 50 ms, which only a query that looks at comments has to pay."""
+        cursor = self.opened().cursor()
+        with self._opening:
+            if not self._has_comments:
+                comment_on_all(cursor)
+                self._has_comments = True
+
+    def _cursor(self, chosen: Files, path: Path) -> duckdb.DuckDBPyConnection:
+        """A cursor whose views read these files, and whose `activations` takes this path."""
+        self._check(file for files in chosen.values() for file in files)
+        cursor = self.opened().cursor()
+        for name, files in chosen.items():
+            self._set_files(cursor, name, files)
+        if path != DEFAULT_PATH:
+            cursor.execute(f"create temp view activations as from {path}.activations")
+        return cursor
+
+    def _finish(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make what stands on the tables' views."""
+        rows = [
+            {"filename": path.rpartition("/")[2], "layer": layer}
+            for path, layers in self._indexed.items()
+            for layer in layers
+        ]
+        connection.from_arrow(pa.Table.from_pylist(rows, schema=INDEXED)).create("indexed_layers")
+        connection.execute(definitions())
+
+    def _set_files(self, connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[DataFile]) -> None:
+        connection.execute(f"set variable {quoted(name)} = ?", [self._names(name, files)])
+
+    def _names(self, name: str, files: Sequence[DataFile]) -> list[str]:
+        if not files:
+            return [self._store_files.url(empty_path("activation_vectors" if name == UNINDEXED else name))]
+        return [self._name_of(file.path) for file in files]
+
+    def _holding(self, name: str, scans: Sequence[Ranges]) -> list[DataFile]:
+        """Files of a table that one of the scans can need."""
+        files: dict[str, DataFile] = {}
+        for ranges in scans:
+            if name != UNINDEXED:
+                files |= {file.path: file for file in self._snapshot.of(name, **ranges)}
+                continue
+            for file in self._tail.of("activation_vectors", **ranges):
+                first, last = _overlap(ranges, file, "layer")
+                if set(range(first, last + 1)) - set(self._indexed[file.path]):
+                    files[file.path] = file
+        return list(files.values())
+
+    def _cost(self, path: Path, ranges: Ranges) -> float:
+        """About how many bytes a scan of `activations` reads by a path; what a value costs beside is counted in."""
+        if path == "by_token":
+            return sum(_bytes(file, ranges) for file in self._holding("activation_vectors", [ranges]))
+        tail = sum(_bytes(file, ranges) for file in self._holding(UNINDEXED, [ranges]))
+        return tail + COST_OF_LISTS * sum(_bytes(file, ranges) for file in self._holding("neuron_vectors", [ranges]))
+
+
+@cache
+def empty_files() -> Mapping[str, bytes]:
+    """A Parquet file without rows for each table, by its path."""
+    files = {}
+    for name, table in TABLES.items():
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.arrow.empty_table(), sink)
+        files[empty_path(name)] = sink.getvalue().to_pybytes()
+    return files
+
+
+def empty_path(name: str) -> str:
+    return f"empty/{name}.parquet"
+
+
+def _overlap(ranges: Ranges, file: DataFile, column: str) -> tuple[int, int]:
+    first, last = file.ranges[column]
+    least, greatest = ranges.get(column, (first, last))
+    return max(first, least), min(last, greatest)
+
+
+def _bytes(file: DataFile, ranges: Ranges) -> float:
+    """The bytes of the row groups that a scan reads of a file, if its rows are spread evenly over its ranges."""
+    share = 1.0
+    for column in ("generation_id", "layer", "neuron"):
+        if column in file.ranges:
+            first, last = _overlap(ranges, file, column)
+            share *= max(0, last - first + 1) / (file.ranges[column][1] - file.ranges[column][0] + 1)
+    return share * file.bytes
 
 
 def check_reads_only(connection: duckdb.DuckDBPyConnection, query: str) -> None:
@@ -61,10 +247,3 @@ def _nodes(tree: object) -> Iterator[str]:
     if isinstance(tree, list):
         for part in tree:
             yield from _nodes(part)
-
-
-def query_error(error: duckdb.Error) -> QueryError:
-    """DuckDB's message in one line, with its hint and without the picture of the query."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith("LINE ") and set(line) != {"^"}]
-    return QueryError(" ".join(kept))

@@ -2,56 +2,134 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
+import pyarrow.dataset as pads
 
-from ..errors import GenerationNotFound
-from ..store import TABLES, Location, Log, Reader
-from .connection import check_reads_only, connect, query_error
+from ..errors import GenerationNotFound, InvalidOption, RunNotFound, UnknownLayer
+from ..store import TABLES, Batch, Footers, Location, Log, Reader, partly_indexed, shapes
+from .catalog import dot_command
+from .connection import Database, empty_files
+from .export import export
+from .files import GLOB, StoreFiles
+from .formats import Format
 from .generation import Generation
+from .interchange import arrow_dataset, hugging_face_datasets
+from .limits import Limits
+from .messages import query_error
+from .responding import moments
+from .sandbox import QueryResult, Sandbox
+from .script import views_script
+
+if TYPE_CHECKING:
+    from datasets import IterableDatasetDict
 
 
 class Store:
     """A snapshot of a store, and what can be asked of it. Commits made later are seen after `refresh()`."""
 
-    def __init__(self, uri: str | os.PathLike[str]) -> None:
-        """Open a store. Creates nothing. Raises StoreNotFound, CorruptLog or FormatTooNew."""
+    def __init__(self, uri: str | os.PathLike[str], *, at: int | None = None) -> None:
+        """Open a store, as it was after commit `at` if one is named. Creates nothing.
+
+        Raises StoreNotFound, CommitNotFound, CorruptLog or FormatTooNew.
+        """
         self.location = Location.of(uri)
         self._log = Log(self.location)
-        self.snapshot = self._log.snapshot()
         self._reader = Reader(self.location)
-        self._connections: dict[bool, duckdb.DuckDBPyConnection] = {}
+        self.snapshot = self._log.snapshot(at=at)
+        self._at = at
+        self._opened: Database | None = None
+        self._sandbox: Sandbox | None = None
 
     @property
     def uri(self) -> str:
         return self.location.uri
 
     def refresh(self) -> "Store":
-        """See what was committed since; relations and generations in hand keep what they saw."""
-        newest = self._log.snapshot(after=self.snapshot)
-        if newest.version != self.snapshot.version:
-            self.snapshot, self._connections = newest, {}
+        """See what was committed since (not if the store was opened `at` a commit); what is in hand keeps what it saw."""
+        if self._at is None:
+            newest = self._log.snapshot(after=self.snapshot)
+            if newest.version != self.snapshot.version:
+                self.snapshot, self._opened = newest, None
+                self._sandbox = self._sandbox and self._sandbox.over(newest, partly_indexed(newest, self._reader))
         return self
 
     def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
         """A DuckDB relation over the tables and views (`.df()`, `.pl()`, `.arrow()`, `.fetchnumpy()` give its rows).
 
         This is all of DuckDB, in your process, with your rights; values go in `params` (`?` or `$name`).
-        Raises QueryError, with DuckDB's message in one line.
+        Raises QueryError, with DuckDB's message in one line; MissingFile or CorruptFile. An error while its rows are fetched is
+        DuckDB's own: a damaged page, whose file it names unless the page's header is (`actlake verify --deep` names it then).
         """
-        return self._relation(query, params, locked=False)
+        return self._database.sql(query, params)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with the tables and views, for what `sql` has no door to: your own frames, `register`, …"""
-        return self._connection(locked=False).cursor()
+        return self._database.connect()
 
-    def read_sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
-        """As `sql`, for SQL that someone else wrote: one statement that reads, no file outside the store, no network."""
-        check_reads_only(self._connection(locked=True), query)
-        return self._relation(query, params, locked=True)
+    def read_sql(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+    ) -> QueryResult:
+        """The rows of SQL that someone else wrote, as they come: one statement that reads, in a process of its own that
+        can read this store's files, and nothing else. `.tables`, `.schema` and `.schema NAME` say what there is to ask.
+
+        Raises QueryError, with DuckDB's message in one line, QueryStopped at a limit, QueryAborted; so does reading rows.
+        Costs some 0.3 s, or milliseconds after `keep_spare`.
+        """
+        if asked := dot_command(query):
+            query, params = asked
+        return self._sandboxed().read(query, params, limits)
+
+    def arrow(self, table: str) -> pads.Dataset:
+        """A table's files as a `pyarrow.dataset.Dataset` (`.to_table`, `.to_batches`, `.scanner`, with filters and columns).
+
+        Of a table that has no files it is empty. Raises InvalidOption, MissingFile, CorruptFile.
+        """
+        return arrow_dataset(self.location, self.snapshot, table)
+
+    def to_datasets(self, tables: Sequence[str] | None = None) -> "IterableDatasetDict":
+        """Tables (all, unless told) as streaming datasets of Hugging Face, by name: rows are dicts, a file is a shard.
+
+        Nothing is copied; rows are read as they are asked for. Raises as `arrow` does, and MissingLibrary.
+        """
+        return hugging_face_datasets(self.location, self.snapshot, tables)
+
+    def export(
+        self,
+        source: str,
+        path: str | os.PathLike[str],
+        format: Format | None = None,  # noqa: A002  as in DuckDB
+    ) -> None:
+        """Write a table, a view or a query's rows to one file: .parquet, .csv, .jsonl or .arrow, unless `format` is given.
+
+        Rows are written as they come, and the file appears when it is whole. The query may only read; it runs here, with
+        your rights, as in `sql`. Raises InvalidOption, QueryError, MissingFile, CorruptFile.
+        """
+        export(self._database, source, path, format)
+
+    def views_script(self, *, relative: bool = False) -> str:
+        """The SQL that makes this snapshot's tables, views and macros, with comments, in any DuckDB from 1.4, without actlake.
+
+        `relative` names files as seen from the store's folder, where the script must then be run.
+        """
+        tail = partly_indexed(self.snapshot, self._reader)
+        return views_script(self.location, self.snapshot, tail, self._database.opened(), relative=relative)
+
+    def keep_spare(self) -> None:
+        """From now on have a started process wait for the next `read_sql`, which then costs milliseconds."""
+        self._sandboxed().keep_spare()
+
+    def close(self) -> None:
+        """End the process that `keep_spare` keeps; a store that is not closed ends it with itself."""
+        if self._sandbox:
+            self._sandbox.close()
 
     def runs(self) -> pd.DataFrame:
         """The rows of `runs`, by run_id."""
@@ -91,6 +169,67 @@ class Store:
             _snapshot=self.snapshot,
         )
 
+    def batches(self, table: str, **wanted: int | tuple[int, int]) -> Iterator[Batch]:
+        """All rows of a table with vectors (`activation_vectors`, `embeddings`, `gradients`, …) as arrays, in its order.
+
+        `wanted` narrows key columns to a value or a range (both ends included): `layer=4`, `generation_id=(10, 19)`. Each
+        batch has `.keys`, a dict of arrays, and `.vectors`, a float32 matrix of at most some 16 MB; the next are
+        read while one is looked at. Raises InvalidOption; MissingFile or CorruptFile where a file is not as it should be.
+        """
+        described = TABLES.get(table)
+        if described is None or described.vector is None:
+            choices = ", ".join(name for name, each in TABLES.items() if each.vector)
+            raise InvalidOption("table", table, f"choose one with vectors: {choices}")
+        if unknown := set(wanted) - set(described.key):
+            raise InvalidOption("wanted", sorted(unknown), f"{table} is narrowed by {', '.join(described.key)}")
+        return self._reader.batches(self.snapshot, table, wanted)
+
+    def responding(
+        self, predicate: str, layers: Sequence[int] | None = None, *, run_id: int | None = None, special: bool = False
+    ) -> pd.DataFrame:
+        """Neurons by how much they prefer the positions where `predicate` holds, the greatest preference first.
+
+        `predicate` is a SQL condition on the columns of `tokens` and `generations`: `"token = '.'"`, `"rank > 1"`; it is
+        yours, as the query of `sql` is. Columns: layer, neuron, n_selected, mean_selected, mean_others, and
+        effect_size: the difference of the means in pooled standard deviations (Cohen 1988, d). All runs together unless
+        `run_id` names one; special tokens are left out unless told. Cost: one pass over the layers' vectors.
+
+        Raises QueryError, UnknownLayer, RunNotFound; InvalidOption when the predicate holds nowhere, or everywhere.
+        """
+        known = sorted({layer for shape in shapes(self.snapshot, self._reader).values() for layer in shape.layers})
+        asked = known if layers is None else sorted(set(layers))
+        if not asked or set(asked) - set(known):
+            raise UnknownLayer(sorted(set(asked) - set(known)), known)
+        runs = len(self.snapshot.reservations)
+        if run_id is not None and not 0 <= run_id < runs:
+            raise RunNotFound(run_id, runs)
+        positions = self.sql(
+            """
+            from tokens join generations using (generation_id)
+            where ($special or not is_special) and run_id = coalesce($run, run_id)
+            order by generation_id, position
+            """,
+            {"special": special, "run": run_id},
+        )
+        try:
+            holds = duckdb.CoalesceOperator(duckdb.SQLExpression(predicate), duckdb.ConstantExpression(False))
+            selected = positions.select("generation_id", "position", holds.cast("boolean").alias("selected")).df()
+        except duckdb.Error as error:
+            raise query_error(error) from error
+        n_selected = int(selected["selected"].sum())
+        if n_selected in (0, len(selected)):
+            where = "at no position" if n_selected == 0 else f"at all {n_selected} positions"
+            raise InvalidOption("predicate", predicate, f"it holds {where}, so there is nothing to compare")
+        wanted: dict[str, int | tuple[int, int]] = {"layer": (asked[0], asked[-1])}
+        if run_id is not None:
+            ids = self.snapshot.reservations[run_id].generation_ids
+            wanted["generation_id"] = (ids.start, ids.stop - 1)
+        found = moments(self._reader.batches(self.snapshot, "activation_vectors", wanted), selected)
+        frames = [found[layer].frame(layer) for layer in asked if layer in found]
+        return pd.concat(frames, ignore_index=True).sort_values(
+            "effect_size", ascending=False, ignore_index=True, kind="stable"
+        )
+
     def size(self) -> pd.DataFrame:
         """For each table its files, rows and bytes on disk."""
         rows = [
@@ -109,15 +248,22 @@ class Store:
         n_generations = sum(file.rows for file in self.snapshot.of("generations"))
         return f"<actlake.Store {self.uri!r}: {len(self.snapshot.reservations)} runs, {n_generations} generations>"
 
-    def _relation(
-        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None, *, locked: bool
-    ) -> duckdb.DuckDBPyRelation:
-        try:
-            return self._connection(locked=locked).cursor().sql(query, params=params)
-        except duckdb.Error as error:
-            raise query_error(error) from error
+    @property
+    def _database(self) -> Database:
+        database = self._opened  # another thread may refresh
+        if database is None:
+            location, is_local = self.location, self.location.is_local
+            files = StoreFiles(location, () if is_local else list(self.snapshot.files), empty_files())
+            database = self._opened = Database(
+                self.snapshot,
+                partly_indexed(self.snapshot, self._reader),
+                files,
+                check=Footers(location).check,
+                name_of=(lambda path: location.full(path).translate(GLOB)) if is_local else files.url,
+            )
+        return database
 
-    def _connection(self, *, locked: bool) -> duckdb.DuckDBPyConnection:
-        if locked not in self._connections:
-            self._connections[locked] = connect(self.location, self.snapshot, locked=locked)
-        return self._connections[locked]
+    def _sandboxed(self) -> Sandbox:
+        if self._sandbox is None:
+            self._sandbox = Sandbox(self.location, self.snapshot, partly_indexed(self.snapshot, self._reader))
+        return self._sandbox

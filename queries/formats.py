@@ -1,29 +1,37 @@
-"""Rows of a query as text or as a file: a table to read, CSV, JSON lines, Parquet. Streams, but for the table."""
+"""Rows of a query as text or as a file: a table to read, CSV, JSON lines, Parquet, Arrow. Rows are written as they come."""
 
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from typing import IO, Any, Literal, get_args
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .connection import query_error
+from .messages import query_error
+from .sandbox import QueryResult, rows_of
 
-Format = Literal["table", "csv", "json", "parquet"]
+Format = Literal["table", "csv", "json", "parquet", "arrow"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 TABLE_ROWS = 100
 CELL_WIDTH = 60
 _BATCH = 4096
+_ROW_GROUP_BYTES = 32 * 2**20
 
 
-def write_rows(relation: duckdb.DuckDBPyRelation, output: IO[bytes], how: Format) -> None:
-    """Write all rows (of a `table` the first 100, with a note on the rest). Raises QueryError if the query fails."""
+def write_rows(rows: QueryResult | duckdb.DuckDBPyRelation, output: IO[bytes], how: Format) -> None:
+    """Write all rows; of a `table` the first 100, with a note on the rest, which are then not computed.
+
+    Raises what reading the rows raises; QueryError if a relation fails.
+    """
     try:
-        _WRITERS[how](relation, output)
-    except duckdb.Error as error:
+        _WRITERS[how](rows.to_arrow_reader(_BATCH), output)
+    except (duckdb.Error, OSError) as error:
+        if isinstance(rows, QueryResult) or not _is_duckdbs(error):
+            raise
         raise query_error(error) from error
 
 
@@ -55,38 +63,66 @@ def _cell(value: Any) -> str:
     return text if len(text) <= CELL_WIDTH else f"{text[: CELL_WIDTH - 1]}…"
 
 
-def _batches(relation: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
-    yield from relation.to_arrow_reader(_BATCH)
-
-
-def _write_table(relation: duckdb.DuckDBPyRelation, output: IO[bytes]) -> None:
-    rows = relation.limit(TABLE_ROWS + 1).fetchall()
-    output.write(f"{table_text(relation.columns, rows[:TABLE_ROWS])}\n".encode(errors="replace"))
+def _write_table(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
+    rows: list[tuple[Any, ...]] = []
+    for batch in reader:
+        rows += rows_of(batch.slice(0, TABLE_ROWS + 1))
+        if len(rows) > TABLE_ROWS:
+            break
+    output.write(f"{table_text(reader.schema.names, rows[:TABLE_ROWS])}\n".encode(errors="replace"))
     if len(rows) > TABLE_ROWS:
         output.write(f"(the first {TABLE_ROWS} rows; --format csv, json or parquet gives all)\n".encode())
 
 
-def _write_csv(relation: duckdb.DuckDBPyRelation, output: IO[bytes]) -> None:
+def _write_csv(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
     writer = csv.writer(_Encoded(output), lineterminator="\n")
-    writer.writerow(relation.columns)
-    for batch in _batches(relation):
+    writer.writerow(reader.schema.names)
+    for batch in reader:
         writer.writerows(
-            [json.dumps(value, default=str) if isinstance(value, list | dict) else value for value in row.values()]
-            for row in batch.to_pylist()
+            [json.dumps(value, default=_json) if isinstance(value, list | dict) else value for value in row]
+            for row in rows_of(batch)
         )
 
 
-def _write_json(relation: duckdb.DuckDBPyRelation, output: IO[bytes]) -> None:
-    for batch in _batches(relation):
-        for row in batch.to_pylist():
-            output.write(f"{json.dumps(row, ensure_ascii=False, default=str)}\n".encode())
+def _write_json(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
+    names = reader.schema.names
+    for batch in reader:
+        for row in rows_of(batch):
+            line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=_json)
+            output.write(f"{line}\n".encode())
 
 
-def _write_parquet(relation: duckdb.DuckDBPyRelation, output: IO[bytes]) -> None:
-    reader = relation.to_arrow_reader(_BATCH)
+def _write_parquet(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
     with pq.ParquetWriter(output, reader.schema, compression="zstd") as writer:
+        for batches in _row_groups(reader):
+            writer.write_table(pa.Table.from_batches(batches))
+
+
+def _write_arrow(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
+    with pa.ipc.new_file(output, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
+
+
+def _row_groups(reader: pa.RecordBatchReader) -> Iterator[list[pa.RecordBatch]]:
+    """Batches that are held in memory together, to become one row group."""
+    held: list[pa.RecordBatch] = []
+    for batch in reader:
+        held.append(batch)
+        if sum(part.nbytes for part in held) >= _ROW_GROUP_BYTES:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _json(value: Any) -> Any:
+    return int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else str(value)
+
+
+def _is_duckdbs(error: Exception) -> bool:
+    """Whether DuckDB said it; through an Arrow stream its errors are OSError, as a full disk is."""
+    return isinstance(error, duckdb.Error) or (isinstance(error, OSError) and error.errno is None)
 
 
 class _Encoded:
@@ -99,9 +135,10 @@ class _Encoded:
         return self._output.write(text.encode())
 
 
-_WRITERS: dict[Format, Callable[[duckdb.DuckDBPyRelation, IO[bytes]], None]] = {
+_WRITERS: dict[Format, Callable[[pa.RecordBatchReader, IO[bytes]], None]] = {
     "table": _write_table,
     "csv": _write_csv,
     "json": _write_json,
     "parquet": _write_parquet,
+    "arrow": _write_arrow,
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,7 @@ class Generation:
 
         Raises NotRecorded, or UnknownLayer.
         """
-        return np.concatenate([self._vectors("activations", layer) for layer in self._known(layers)], axis=1)
+        return self._reader.layers(self._snapshot, self.generation_id, self._known(layers))
 
     def saliency(self, method: Method = "grad_x_input") -> SaliencyMatrix:
         """Shares of each input in each generated token, [output positions, input positions]; a row sums to 1.
@@ -106,11 +106,9 @@ class Generation:
             raise UnknownLayer(sorted(set(asked) - set(self.layers)), self.layers)
         return asked
 
-    def _vectors(self, what: str, layer: int | None = None) -> Float32[np.ndarray, "rows width"]:
+    def _vectors(self, what: Literal["embeddings", "gradients"]) -> Float32[np.ndarray, "rows width"]:
         self._check_recorded(what)
-        table = "activation_vectors" if what == "activations" else what
-        wanted = {"generation_id": self.generation_id} | ({} if layer is None else {"layer": layer})
-        return self._reader.vectors(self._snapshot, table, **wanted)
+        return self._reader.vectors(self._snapshot, what, generation_id=self.generation_id)
 
     def _check_recorded(self, what: str) -> None:
         if what not in self.recorded:

@@ -1,11 +1,16 @@
 """Where activations lie: tables, shards, the commit log and its snapshots. Knows neither models nor SQL."""
 
+from .compact import Compacted, compact
+from .footers import Footers
+from .gc import Collected, gc
+from .index import Indexed, index, partly_indexed
 from .location import Location
-from .log import Commit, DataFile, Log, Reservation, Snapshot
+from .log import Commit, DataFile, Log, Range, Reservation, Snapshot
 from .precision import PRECISIONS, Precision, rounded
 from .ranges import parse_ranges
-from .reader import Reader
+from .reader import Batch, Reader
 from .schema import RECORDS, TABLES, Column, Record, Table
+from .shapes import Shape, shapes
 from .shard import CapturedGeneration, CapturedTokens, write_shard, write_table
 from .verify import Report, verify
 
@@ -13,22 +18,34 @@ __all__ = [
     "PRECISIONS",
     "RECORDS",
     "TABLES",
+    "Batch",
     "CapturedGeneration",
     "CapturedTokens",
+    "Collected",
     "Column",
     "Commit",
+    "Compacted",
     "DataFile",
+    "Footers",
+    "Indexed",
     "Location",
     "Log",
     "Precision",
+    "Range",
     "Reader",
     "Record",
     "Report",
     "Reservation",
+    "Shape",
     "Snapshot",
     "Table",
+    "compact",
+    "gc",
+    "index",
     "parse_ranges",
+    "partly_indexed",
     "rounded",
+    "shapes",
     "verify",
     "write_shard",
     "write_table",

@@ -1,134 +1,252 @@
-"""Where a store lies: the few operations that its files need, over `pyarrow.fs`.
+"""Where a store lies: the few operations that its files need, whatever keeps them.
 
-Local folders are written through the operating system, because a commit needs a file that appears whole or not at all
-and is never replaced, which `pyarrow.fs` does not offer. Object stores can be read; writing them needs their conditional put.
+Files are read through `pyarrow.fs` everywhere. Writing is each kind's own, because a commit needs a file that appears
+whole or not at all and is never replaced, which `pyarrow.fs` does not offer. Object stores are in `objects.py`.
 """
 
+import errno
 import os
+import re
 import shutil
 import uuid
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import final
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
-from ..errors import MissingFile, UnsupportedLocation
+from ..errors import ActlakeError, CorruptFile, DiskFull, MissingFile, StoreReadOnly, UnsupportedLocation
+
+_URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-@dataclass(frozen=True)
-class Location:
-    """A folder or object-store prefix; paths are relative to it, with `/` between their parts."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of a folder, with its bytes and when it was written, in UTC."""
+
+    name: str
+    size: int
+    modified: datetime
+
+
+class Location(ABC):
+    """A folder or object-store prefix; paths are relative to it, with `/` between their parts.
+
+    `uri` names it to people and to other processes (`Location.of(uri)`); no credential is ever in it.
+    `root` is the same as `pyarrow.fs` wants it.
+    """
 
     uri: str
-    filesystem: fs.FileSystem
     root: str
+    is_local: bool
 
-    @classmethod
-    def of(cls, uri: str | os.PathLike[str]) -> "Location":
-        """The location that a local path or a `pyarrow.fs` URI names; nothing is created.
+    @staticmethod
+    def of(uri: str | os.PathLike[str]) -> "Location":
+        """The location that a local path, or a `file://`, `s3://` or `gs://` URI names; nothing is created or asked.
 
-        Raises UnsupportedLocation when the URI's scheme is unknown.
+        Raises UnsupportedLocation.
         """
+        from .objects import GcsPrefix, S3Prefix  # they are made of what stands here
+
         text = os.fspath(uri)
-        if "://" not in text:
-            return cls(text, fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
-        try:
-            filesystem, root = fs.FileSystem.from_uri(text)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise UnsupportedLocation(text, f"{error}; give a folder or a URI that pyarrow.fs knows") from error
-        return cls(text, filesystem, root)
+        parts = _URI.match(text)
+        if not parts:
+            return LocalFolder(text, str(Path(text).expanduser().absolute()))
+        match parts["scheme"].lower():
+            case "file":
+                path = re.sub("^localhost(?=/)", "", parts["rest"])
+                if not path.startswith("/"):
+                    raise UnsupportedLocation(text, "a file URI has three slashes and an absolute path")
+                return LocalFolder(text, str(Path(unquote(path))))
+            case "s3":
+                return S3Prefix(text)
+            case "gs" | "gcs":
+                return GcsPrefix(text)
+            case scheme:
+                raise UnsupportedLocation(
+                    f"{scheme}://…", "give a folder, or a URI that begins with s3://, gs:// or file://"
+                )
 
     @property
-    def is_local(self) -> bool:
-        return isinstance(self.filesystem, fs.LocalFileSystem)
+    def filesystem(self) -> fs.FileSystem:
+        """What `pyarrow` reads files with; paths in it begin with `root`."""
+        return self._filesystem
 
+    @abstractmethod
     def full(self, path: str) -> str:
-        """The path as the file system, and DuckDB, want it."""
-        return f"{self.root}/{path}"
+        """Where a file lies, in words that people, and for a local one DuckDB, can use."""
 
     def open(self, path: str) -> pa.NativeFile:
-        """A file for positioned reads. Raises MissingFile."""
+        """A file for positioned reads, by any number of threads. Raises MissingFile.
+
+        What fails later, as it is read, is an OSError; `read_error` says what it means.
+        """
         try:
-            return self.filesystem.open_input_file(self.full(path))
+            return self._filesystem.open_input_file(f"{self.root}/{path}")
         except FileNotFoundError as error:
             raise MissingFile(self.full(path)) from error
+        except OSError as error:
+            if problem := self._service_error(path, error):
+                raise problem from error
+            raise
 
     def read(self, path: str) -> bytes:
         """A whole file. Raises MissingFile."""
         with self.open(path) as file:
-            return bytes(file.read())
+            try:
+                return bytes(file.read())
+            except OSError as error:
+                raise self.read_error(path, error) from error
 
     def size(self, path: str) -> int | None:
         """Bytes of a file, or None when it is not there."""
-        info = self.filesystem.get_file_info(self.full(path))
+        info = self._info(f"{self.root}/{path}")[0]
         return info.size if info.type == fs.FileType.File else None
+
+    def entries(self, folder: str) -> list[Entry]:
+        """The files in a folder, by name; none when the folder is not there."""
+        try:
+            infos = self._info(fs.FileSelector(f"{self.root}/{folder}", allow_not_found=True))
+        except FileNotFoundError:  # another process makes the folder just now, which pyarrow takes for an error
+            infos = []
+        if not infos:
+            self._check_place()
+        files = [Entry(info.base_name, info.size, info.mtime) for info in infos if info.type == fs.FileType.File]
+        return sorted(files, key=lambda entry: entry.name)
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in a folder, sorted; none when the folder is not there."""
-        selector = fs.FileSelector(self.full(folder), allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
-        return sorted(info.base_name for info in infos if info.type == fs.FileType.File)
+        return [entry.name for entry in self.entries(folder)]
 
-    def write(self, path: str, data: bytes | pa.Buffer) -> None:
-        """A new file, on the disk when this returns; nobody reads it before a commit names it."""
-        target = self._writable(path)
+    def write(self, path: str, *pieces: bytes) -> None:
+        """A new file of these pieces, kept safely when this returns.
+
+        Raises FileExistsError, and leaves what is there; DiskFull or StoreReadOnly, and leaves nothing.
+        """
+        if not self.put_if_absent(path, *pieces):
+            raise FileExistsError(f"{self.full(path)!r} is there already")
+
+    @abstractmethod
+    def put_if_absent(self, path: str, *pieces: bytes) -> bool:
+        """Make a file of these pieces appear whole, unless one of that name is there; says whether it did.
+
+        Raises DiskFull or StoreReadOnly, and makes nothing appear then.
+        """
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove a file; no error when it is gone already. Raises StoreReadOnly."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Free space for a store here, or None where space has no limit."""
+
+    def read_error(self, path: str, error: Exception) -> ActlakeError:
+        """What it means that a file which is there could not be read: its service failed, or the file is damaged."""
+        said = str(error).strip() or type(error).__name__
+        return self._service_error(path, error) or CorruptFile(self.full(path), said.splitlines()[0])
+
+    @property
+    @abstractmethod
+    def _filesystem(self) -> fs.FileSystem:
+        """What reads the files."""
+
+    @abstractmethod
+    def _check_place(self) -> None:
+        """Raise StoreUnreachable when not even the place for a store is there: a bucket, which nobody but its owner makes."""
+
+    @abstractmethod
+    def _service_error(self, path: str, error: Exception) -> ActlakeError | None:
+        """Ours for an error of the service that keeps the files; None when it is no such error."""
+
+    def _info(self, what: str | fs.FileSelector) -> list[fs.FileInfo]:
         try:
-            with open(target, "xb") as file:
-                file.write(data)
-                _to_disk(file.fileno())
-        except BaseException:  # a full disk, Ctrl-C: half a file would only take room
-            target.unlink(missing_ok=True)
+            return self._filesystem.get_file_info(what if isinstance(what, fs.FileSelector) else [what])
+        except OSError as error:
+            if problem := self._service_error("", error):
+                raise problem from error
             raise
 
-    def put_if_absent(self, path: str, data: bytes) -> bool:
-        """Make a file appear whole, unless one of that name is there; says whether it did."""
-        target = self._writable(path)
+    def __repr__(self) -> str:
+        return f"<actlake.Location {self.uri!r}>"
+
+
+@final
+class LocalFolder(Location):
+    """A folder of this machine, written through the operating system."""
+
+    is_local = True
+    _filesystem = fs.LocalFileSystem()
+
+    def __init__(self, uri: str, root: str) -> None:
+        self.uri, self.root = uri, root
+
+    def full(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+    def put_if_absent(self, path: str, *pieces: bytes) -> bool:
+        target = Path(self.full(path))
         draft = target.with_name(f".{uuid.uuid4().hex}.draft")
-        try:
-            with open(draft, "xb") as file:
-                file.write(data)
-                _to_disk(file.fileno())
-            os.link(draft, target)
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink(missing_ok=True)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            _to_disk(folder)
-        finally:
-            os.close(folder)
+        with _refusals(target, sum(map(len, pieces))):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise UnsupportedLocation(self.uri, "a file of that name is in the way; give a folder") from error
+            try:
+                with open(draft, "xb", buffering=1 << 20) as file:
+                    file.writelines(pieces)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(draft, target)
+            except FileExistsError:
+                return False
+            finally:
+                draft.unlink(missing_ok=True)
+        _sync_folder(target.parent)
         return True
 
     def delete(self, path: str) -> None:
-        """Remove a file; no error when it is gone already."""
-        with suppress(FileNotFoundError):
-            self.filesystem.delete_file(self.full(path))
+        with _refusals(self.full(path)):
+            Path(self.full(path)).unlink(missing_ok=True)
 
     def free_bytes(self) -> int | None:
-        """Free space for a store here, or None where space has no limit."""
-        if not self.is_local:
-            return None
         folder = Path(self.root)
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
-    def _writable(self, path: str) -> Path:
-        if not self.is_local:
-            raise UnsupportedLocation(
-                self.uri, "actlake writes to local folders only, for now; capture to one and copy it"
-            )
-        target = Path(self.full(path))
+    def _check_place(self) -> None:
+        pass  # a folder is made when it is written to
+
+    def _service_error(self, path: str, error: Exception) -> ActlakeError | None:
+        return None
+
+
+@contextmanager
+def _refusals(path: str | os.PathLike[str], n_bytes: int = 0) -> Iterator[None]:
+    """Turns what the system says of a write into one of our errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise DiskFull(os.fspath(path), n_bytes, os.strerror(error.errno)) from error
+        if error.errno in _NO_RIGHT:
+            raise StoreReadOnly(os.fspath(path), os.strerror(error.errno)) from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # the file is there; some file systems cannot sync a folder
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UnsupportedLocation(self.uri, "a file of that name is in the way; give a folder") from error
-        return target
-
-
-def _to_disk(descriptor: int) -> None:
-    with suppress(OSError):  # some file systems cannot sync a folder
-        os.fsync(descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

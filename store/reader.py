@@ -1,31 +1,106 @@
-"""Reading rows by row group, for arrays: only the groups that hold a generation (and layers), footers read once.
+"""Reading rows by row group, for arrays: only the groups that are wanted, in few ranged reads, decoded by several threads.
 
-SQL goes through DuckDB; this is the path for a page or a factorisation that wants one generation as a matrix.
+SQL goes through DuckDB; this is the path for a page, a factorisation or a neuron that wants a matrix.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int64
 
-from ..errors import CorruptFile, MissingFile
+from ..errors import ActlakeError, CorruptFile
+from .footers import footer_of, opened_file
 from .location import Location
-from .log import DataFile, Snapshot
-from .schema import TABLES
+from .log import DataFile, Range, Snapshot
+from .parquet import integers_in, threads, vectors_in
+from .schema import TABLES, Table
+
+_GAP = 1 << 16
+"""Ranges of a file that lie closer than this are read in one."""
+
+_SPAN = 1 << 20
+"""Bytes of a file that are read and decoded by one thread, at most (but one column chunk at least)."""
+
+_BATCH_BYTES = 1 << 24
+_AHEAD = 2
+"""Batches that are read while one is looked at."""
+
+Wanted = Mapping[str, int | Range]
+"""Values of key columns, or ranges of them with both ends."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a table with vectors: each key column's values, and the vectors as a matrix, a row each."""
+
+    keys: Mapping[str, np.ndarray]
+    vectors: Float32[np.ndarray, "rows width"]
+
+
+@dataclass(frozen=True)
+class _Footer:
+    """What a footer says of each row group: its rows; a column's least and greatest value; where its chunk lies; how many
+    values its vectors have (of a table with vectors)."""
+
+    metadata: pq.FileMetaData
+    n_rows: Int64[np.ndarray, "groups"]
+    ranges: Mapping[str, Int64[np.ndarray, "groups 2"]]
+    chunks: Mapping[str, Int64[np.ndarray, "groups 2"]]
+    n_values: Int64[np.ndarray, "_"]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group that can hold wanted rows; `exact` when all of its rows are wanted."""
+
+    file: DataFile
+    footer: _Footer
+    number: int
+    exact: bool
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.footer.n_rows[self.number])
+
+    @property
+    def width(self) -> int:
+        return int(self.footer.n_values[self.number]) // self.n_rows
+
+    def chunk(self, column: str) -> tuple[int, int]:
+        """Where the column's chunk begins and ends in the file."""
+        start, size = self.footer.chunks[column][self.number].tolist()
+        return start, start + size
+
+    def least(self, column: str) -> int:
+        return int(self.footer.ranges[column][self.number, 0])
 
 
 class Reader:
     """Rows of the files at a location. Keeps the footers of the files that it read last; safe between threads."""
 
-    def __init__(self, location: Location, max_footers: int = 512) -> None:
+    def __init__(self, location: Location, max_footers: int = 4096) -> None:
         self.location = location
-        self._footer = lru_cache(maxsize=max_footers)(self._read_footer)
+        self._footers: OrderedDict[str, _Footer] = OrderedDict()
+        self._max_footers = max_footers
+        self._lock = threading.Lock()
 
-    def rows(self, snapshot: Snapshot, table: str, *, columns: Sequence[str] | None = None, **wanted: int) -> pa.Table:
-        """Rows with these values of key columns (`generation_id=3, layer=0`), in the table's order; maybe none.
+    def n_row_groups(self, file: DataFile) -> int:
+        """Row groups of a file. Raises MissingFile or CorruptFile."""
+        return len(self._footer(file).n_rows)
+
+    def rows(
+        self, snapshot: Snapshot, table: str, *, columns: Sequence[str] | None = None, **wanted: int | Range
+    ) -> pa.Table:
+        """Rows with these values of key columns (`generation_id=3, layer=(0, 5)`), in the table's order; maybe none.
 
         Raises MissingFile or CorruptFile, with the file's path.
         """
@@ -34,49 +109,247 @@ class Reader:
         parts = [self._matching(file, names, wanted) for file in snapshot.of(table, **wanted)]
         return pa.concat_tables([pa.schema([schema.field(name) for name in names]).empty_table(), *parts])
 
-    def vectors(self, snapshot: Snapshot, table: str, **wanted: int) -> Float32[np.ndarray, "rows width"]:
-        """The vectors of those rows as a float32 matrix, a row each."""
-        column = TABLES[table].vector
-        assert column, f"{table} has no vector column"
-        rows = self.rows(snapshot, table, columns=[column], **wanted)
-        if not rows.num_rows:
+    def vectors(self, snapshot: Snapshot, table: str, **wanted: int | Range) -> Float32[np.ndarray, "rows width"]:
+        """The vectors of those rows, which must be of one width, as a float32 matrix in the table's order."""
+        batches = list(self.batches(snapshot, table, wanted, keys=(), batch_bytes=1 << 62))
+        if not batches:
             return np.empty((0, 0), np.float32)
-        return np.concatenate([_matrix(chunk) for chunk in rows[column].chunks if len(chunk)])
+        return batches[0].vectors if len(batches) == 1 else np.concatenate([batch.vectors for batch in batches])
 
-    def _matching(self, file: DataFile, columns: Sequence[str], wanted: dict[str, int]) -> pa.Table:
+    def layers(
+        self, snapshot: Snapshot, generation_id: int, layers: Sequence[int]
+    ) -> Float32[np.ndarray, "positions neurons"]:
+        """The activations of one generation, layer after layer in the order asked for; [positions, layers × d_ff]."""
+        table, place = TABLES["activation_vectors"], {layer: number for number, layer in enumerate(layers)}
+        wanted: dict[str, int | Range] = {"generation_id": generation_id, "layer": (min(layers), max(layers))}
+        groups = [group for group in self._groups(snapshot, table, wanted) if group.least("layer") in place]
+        width, n_rows = groups[0].width, sum(group.n_rows for group in groups if group.least("layer") == layers[0])
+        out, done = np.empty((n_rows, width * len(layers)), np.float32), dict.fromkeys(layers, 0)
+        targets = []
+        for group in groups:  # each of one generation and one layer
+            layer = group.least("layer")
+            column = place[layer] * width
+            targets.append(out[done[layer] : done[layer] + group.n_rows, column : column + width])
+            done[layer] += group.n_rows
+        for future in self._decode(groups, {"activation": targets}):
+            future.result()
+        return out
+
+    def batches(
+        self,
+        snapshot: Snapshot,
+        table: str,
+        wanted: Wanted,
+        *,
+        keys: Sequence[str] | None = None,
+        batch_bytes: int = _BATCH_BYTES,
+    ) -> Iterator[Batch]:
+        """All rows with the wanted values of key columns, in batches of at most about that many bytes of vectors.
+
+        Each batch has vectors of one width. While one is looked at, the next are read and decoded. `keys` are the key
+        columns to read as well (all unless told).
+        """
+        described = TABLES[table]
+        names = described.key if keys is None else tuple(keys)
+        started: deque[Callable[[], Batch]] = deque()
+        for groups in _batched(self._groups(snapshot, described, wanted), batch_bytes):
+            started.append(self._batch(described, groups, names, wanted))
+            if len(started) > _AHEAD:
+                yield started.popleft()()
+        while started:
+            yield started.popleft()()
+
+    def _batch(
+        self, table: Table, groups: Sequence[_Group], keys: Sequence[str], wanted: Wanted
+    ) -> Callable[[], Batch]:
+        """Start to read row groups; gives what waits for them."""
+        exact = all(group.exact for group in groups)
+        columns = list(keys) if exact else [*keys, *(name for name in wanted if name not in keys)]
+        bounds = np.cumsum([0, *(group.n_rows for group in groups)])
+        vectors = np.empty((bounds[-1], groups[0].width), np.float32)
+        values = {name: np.empty(bounds[-1], table.arrow.field(name).type.to_pandas_dtype()) for name in columns}
+        slices = [slice(start, end) for start, end in pairwise(bounds)]
+        assert table.vector, f"{table.name} has no vector column"
+        targets = {table.vector: [vectors[s] for s in slices]}
+        targets |= {name: [values[name][s] for s in slices] for name in columns}
+        if columns and not all(
+            group.file.footer_bytes for group in groups
+        ):  # of format 1, whose keys have dictionaries
+            self._read_old_keys(groups, {name: targets.pop(name) for name in columns})
+        futures = self._decode(groups, targets)
+
+        def wait() -> Batch:
+            for future in futures:
+                future.result()
+            if exact:
+                return Batch(values, vectors)
+            keep = np.ones(len(vectors), bool)
+            for name, value in wanted.items():
+                first, last = _bounds(value)
+                keep &= (values[name] >= first) & (values[name] <= last)
+            return Batch({name: values[name][keep] for name in keys}, vectors[keep])
+
+        return wait
+
+    def _read_old_keys(self, groups: Sequence[_Group], targets: Mapping[str, Sequence[np.ndarray]]) -> None:
+        for number, group in enumerate(groups):
+            with opened_file(self.location, group.file.path) as source:
+                parquet = pq.ParquetFile(source, metadata=group.footer.metadata)
+                rows = parquet.read_row_group(group.number, columns=list(targets))
+            for name, places in targets.items():
+                places[number][:] = rows[name].to_numpy()
+
+    def _groups(self, snapshot: Snapshot, table: Table, wanted: Wanted) -> Iterator[_Group]:
+        """The row groups that can hold those rows, in the table's order."""
+        for file in snapshot.of(table.name, **wanted):
+            footer = self._footer(file)
+            for number in np.flatnonzero(_may_hold(footer, wanted)).tolist():
+                held = ((footer.ranges[name][number].tolist(), _bounds(value)) for name, value in wanted.items())
+                exact = all(first <= least and greatest <= last for (least, greatest), (first, last) in held)
+                yield _Group(file, footer, number, exact)
+
+    def _decode(self, groups: Sequence[_Group], targets: Mapping[str, Sequence[np.ndarray]]) -> list["Future[None]"]:
+        """Start to put each group's columns where they are wanted: the threads read ranges and decode them."""
+        work = [
+            (group.file.path, *group.chunk(name), target)
+            for name, places in targets.items()
+            for group, target in zip(groups, places, strict=True)
+        ]
+        return [threads().submit(self._read, span) for span in _spans(sorted(work, key=itemgetter(0, 1)))]
+
+    def _read(self, span: "Sequence[_Chunk]") -> None:
+        path, start, end = span[0][0], span[0][1], max(chunk[2] for chunk in span)
+        full = self.location.full(path)
+        with opened_file(self.location, path) as source:
+            try:
+                data = memoryview(source.read_at(end - start, start)).cast("B")
+            except OSError as error:
+                raise self.location.read_error(path, error) from error
+        if len(data) != end - start:
+            raise CorruptFile(full, "it ends too early")
+        for _, first, last, target in span:
+            chunk = data[first - start : last - start]
+            try:
+                if target.ndim == 2:
+                    vectors_in(chunk, target)
+                else:
+                    target[:] = integers_in(chunk, target.dtype, len(target))
+            except ValueError as error:
+                raise CorruptFile(full, str(error)) from error
+
+    def _matching(self, file: DataFile, columns: Sequence[str], wanted: Wanted) -> pa.Table:
         keys = [name for name in wanted if name not in columns]
+        footer = self._footer(file)
+        groups = np.flatnonzero(_may_hold(footer, wanted)).tolist()
         try:
-            footer = self._footer(file.path)
-            groups = [group for group in range(footer.num_row_groups) if _may_hold(footer.row_group(group), wanted)]
-            with self.location.open(file.path) as source:
-                rows = pq.ParquetFile(source, metadata=footer).read_row_groups(groups, columns=[*columns, *keys])
+            with opened_file(self.location, file.path) as source:
+                parquet = pq.ParquetFile(source, metadata=footer.metadata)
+                rows = parquet.read_row_groups(groups, columns=[*columns, *keys])
+        except ActlakeError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, MissingFile):
-                raise
-            raise CorruptFile(self.location.full(file.path), _first_line(error)) from error
+            raise self.location.read_error(file.path, error) from error
+        self._check_lists(file, rows, footer.metadata, groups)
         for name, value in wanted.items():
-            matches = rows[name].to_numpy() == value
+            first, last = _bounds(value)
+            values = rows[name].to_numpy()
+            matches = (values >= first) & (values <= last)
             if not matches.all():
                 rows = rows.filter(pa.array(matches))
         return rows.select(list(columns))
 
-    def _read_footer(self, path: str) -> pq.FileMetaData:
-        with self.location.open(path) as source:
-            return pq.read_metadata(source)
+    def _check_lists(self, file: DataFile, rows: pa.Table, metadata: pq.FileMetaData, groups: Sequence[int]) -> None:
+        """Raise CorruptFile when lists are shorter than their footer says; pyarrow takes a page's word for it."""
+        columns = {column.partition(".")[0]: place for place, column in enumerate(_paths(metadata))}
+        for field in rows.schema:
+            if pa.types.is_list(field.type):
+                lengths = pc.max_element_wise(pc.list_value_length(rows[field.name]), 1)  # an empty list counts as one
+                expected = sum(metadata.row_group(group).column(columns[field.name]).num_values for group in groups)
+                if (pc.sum(lengths).as_py() or 0) != expected:
+                    raise CorruptFile(self.location.full(file.path), f"lists of {field.name} are too short")
+
+    def _footer(self, file: DataFile) -> _Footer:
+        with self._lock:
+            if file.path in self._footers:
+                self._footers.move_to_end(file.path)
+                return self._footers[file.path]
+        footer = self._read_footer(file)
+        with self._lock:
+            self._footers[file.path] = footer
+            if len(self._footers) > self._max_footers:
+                self._footers.popitem(last=False)
+        return footer
+
+    def _read_footer(self, file: DataFile) -> _Footer:
+        try:
+            metadata = pq.read_metadata(pa.BufferReader(footer_of(self.location, file)))
+        except pa.ArrowInvalid as error:
+            raise self.location.read_error(file.path, error) from error
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        key, vector = TABLES[file.table].key, TABLES[file.table].vector
+        ranges: dict[str, list[Range]] = {}
+        chunks: dict[str, list[Range]] = {}
+        n_values = []
+        for group in groups:
+            for column in map(group.column, range(group.num_columns)):
+                name = column.path_in_schema.partition(".")[0]
+                statistics = column.statistics if name in key else None
+                if statistics is not None and statistics.has_min_max:
+                    ranges.setdefault(name, []).append((statistics.min, statistics.max))
+                chunks.setdefault(name, []).append((column.data_page_offset, column.total_compressed_size))
+                if name == vector:
+                    n_values.append(column.num_values)
+        return _Footer(
+            metadata,
+            np.array([group.num_rows for group in groups], np.int64),
+            {name: np.array(values, np.int64).reshape(-1, 2) for name, values in ranges.items()},
+            {name: np.array(places, np.int64).reshape(-1, 2) for name, places in chunks.items()},
+            np.array(n_values, np.int64),
+        )
 
 
-def _may_hold(group: pq.RowGroupMetaData, wanted: dict[str, int]) -> bool:
-    for column in map(group.column, range(group.num_columns)):
-        value, statistics = wanted.get(column.path_in_schema), column.statistics
-        known = value is not None and statistics is not None and statistics.has_min_max
-        if known and not statistics.min <= value <= statistics.max:
-            return False
-    return True
+def _paths(metadata: pq.FileMetaData) -> list[str]:
+    return [metadata.schema.column(place).path for place in range(metadata.num_columns)]
 
 
-def _matrix(chunk: pa.ListArray) -> Float32[np.ndarray, "rows width"]:
-    return chunk.flatten().to_numpy().reshape(len(chunk), -1)
+def _bounds(value: int | Range) -> Range:
+    return value if isinstance(value, tuple) else (value, value)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _may_hold(footer: _Footer, wanted: Wanted) -> Bool[np.ndarray, "groups"]:
+    may_hold = np.ones(len(footer.n_rows), bool)
+    for name, value in wanted.items():
+        (first, last), (least, greatest) = _bounds(value), footer.ranges[name].T
+        may_hold &= (least <= last) & (greatest >= first)
+    return may_hold
+
+
+def _batched(groups: Iterable[_Group], batch_bytes: int) -> Iterator[list[_Group]]:
+    """Row groups together as long as their vectors have one width and are not too many."""
+    batch: list[_Group] = []
+    size = 0
+    for group in groups:
+        n_bytes = 4 * group.n_rows * group.width
+        if batch and (group.width != batch[0].width or size + n_bytes > batch_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(group)
+        size += n_bytes
+    if batch:
+        yield batch
+
+
+_Chunk = tuple[str, int, int, np.ndarray]
+
+
+def _spans(chunks: Sequence[_Chunk]) -> Iterator[list[_Chunk]]:
+    """Chunks, by file and by where they begin, in spans that are read at once: little between them, and not too long."""
+    span: list[_Chunk] = []
+    for chunk in chunks:
+        near = span and chunk[0] == span[0][0] and chunk[1] - span[-1][2] <= _GAP and chunk[2] - span[0][1] <= _SPAN
+        if span and not near:
+            yield span
+            span = []
+        span.append(chunk)
+    if span:
+        yield span

@@ -9,9 +9,11 @@ Parquet files of what happened inside a language model while it wrote, and a log
   ranges, and the paths that it removes. A file counts if a commit added it and none removed it since; any other file was
   left by a crash or by an older state, and is to be passed over.
 - `runs/`, `generations/`, `tokens/`, `embeddings/`, `gradients/`, `activation_vectors/` have the tables' files. Vectors are
-  lists of 32-bit floats, rounded to the run's precision.
+  lists of 32-bit floats, rounded to the run's precision. `segments/`, `neuron_vectors/` and `neuron_partials/` have the same
+  activations neuron by neuron, as far as they are indexed.
 
-With actlake: `actlake info .`, `actlake sql . "select …"`, `actlake serve .`
+With actlake: `actlake info .`, `actlake sql . "select …"`, `actlake serve .`;
+`actlake views .` prints views for any DuckDB.
 
 With plain DuckDB, in this folder (another table: another name in the third line):
 

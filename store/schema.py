@@ -10,8 +10,8 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-FORMAT = 1
-"""The version of the store's format that this code writes, and the newest that it reads."""
+FORMAT = 2
+"""The version of the store's format that this code writes, and the newest that it reads (docs/format.md)."""
 
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
 """Every recorded vector: a list of 32-bit floats, rounded to the run's precision."""
@@ -44,7 +44,8 @@ class Column:
 class Table:
     """A table: its files are sorted by `sort`, and a row group ends where a column of `row_group` changes.
 
-    `sort` is the key unless another order of it reads better.
+    `sort` is the key unless another order of it reads better. A row group has at most `group_rows` rows, few enough that
+    pyarrow makes one page of a column, and at most `group_bytes` of vectors (but one row at least).
     """
 
     name: str
@@ -52,6 +53,8 @@ class Table:
     columns: tuple[Column, ...]
     row_group: tuple[str, ...] = ()
     sort: tuple[str, ...] = ()
+    group_rows: int = 1 << 14
+    group_bytes: int = 1 << 24
 
     @cached_property
     def arrow(self) -> pa.Schema:
@@ -158,5 +161,77 @@ ACTIVATION_VECTORS = Table(
     sort=("generation_id", "layer", "position"),
 )
 
-TABLES = {table.name: table for table in (RUNS, GENERATIONS, TOKENS, EMBEDDINGS, GRADIENTS, ACTIVATION_VECTORS)}
+_SEGMENT = Column("segment_id", ID, "a number that names a segment: tokens whose activations lie together", key=True)
+_NEURON = Column("neuron", INDEX, "0-based index in the FFNN's hidden dimension of the layer", key=True)
+
+SEGMENTS = Table(
+    "segments",
+    "the tokens of each segment of the neuron-major projection",
+    (
+        _SEGMENT,
+        Column("layers", pa.list_(pa.int32()), "the layers that the segment has"),
+        Column("d_ff", COUNT, "neurons of each layer"),
+        Column("n_tokens", ID, "tokens of the segment"),
+        Column(
+            "generation_id", pa.list_(pa.int64()), "each token's generation; tokens are sorted by it and by position"
+        ),
+        Column("position", pa.list_(pa.int32()), "each token's position"),
+    ),
+    group_rows=1,
+)
+
+NEURON_VECTORS = Table(
+    "neuron_vectors",
+    "the activations of one neuron at all tokens of a segment (neuron-major)",
+    (_LAYER, _NEURON, _SEGMENT, Column("activation", VECTOR, "FLOAT[n_tokens], by the segment's tokens")),
+    group_bytes=1 << 21,
+)
+
+NEURON_PARTIALS = Table(
+    "neuron_partials",
+    "statistics of one neuron over the tokens that a run has in a segment; they add up to neuron_stats and neuron_examples",
+    (
+        _LAYER,
+        _NEURON,
+        _SEGMENT,
+        Column("run_id", ID, "the run", key=True),
+        Column("is_special", FLAG, "whether of special tokens, or of the others"),
+        Column("n", ID, "tokens"),
+        Column("mean", pa.float64(), "mean activation"),
+        Column("m2", pa.float64(), "sum of squared differences from the mean"),
+        Column("min", REAL, "least activation"),
+        Column("max", REAL, "greatest activation"),
+        Column("n_active", ID, "tokens with an activation above 0"),
+        Column("bins", pa.list_(pa.int32()), "histogram bins that are not empty: the upper 12 bits of a 32-bit float"),
+        Column("bin_counts", pa.list_(pa.int64()), "activations in each of those bins"),
+        *(
+            column
+            for sign, which in (("positive", "greatest above"), ("negative", "least below"))
+            for column in (
+                Column(f"{sign}_generation_id", pa.list_(pa.int64()), f"generations of the {which} 0, at most 20"),
+                Column(f"{sign}_position", pa.list_(pa.int32()), "their positions"),
+                Column(f"{sign}_activation", pa.list_(pa.float32()), "their activations"),
+            )
+        ),
+    ),
+    group_rows=512,
+)
+
+TABLES = {
+    table.name: table
+    for table in (
+        RUNS,
+        GENERATIONS,
+        TOKENS,
+        EMBEDDINGS,
+        GRADIENTS,
+        ACTIVATION_VECTORS,
+        SEGMENTS,
+        NEURON_VECTORS,
+        NEURON_PARTIALS,
+    )
+}
 """Every table that is kept in files, by name."""
+
+PROJECTION = (SEGMENTS, NEURON_VECTORS, NEURON_PARTIALS)
+"""The tables that follow from others: the index step writes them, and they can be made again."""

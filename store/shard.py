@@ -4,25 +4,22 @@ Rows are sorted, and cut into row groups such that one generation of one layer i
 memory, hashed and written whole; no reader sees them before a commit names them.
 """
 
-import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int32
 
 from .location import Location
 from .log import DataFile
+from .parquet import encode, list_column, threads
 from .precision import Precision, rounded
-from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, TOKENS, VECTOR, Table
-
-MAX_ROWS_PER_GROUP = 8192
+from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, TOKENS, Table
 
 
 @dataclass(frozen=True)
@@ -68,51 +65,40 @@ class CapturedGeneration:
 def write_shard(location: Location, generations: Sequence[CapturedGeneration], precision: Precision) -> list[DataFile]:
     """Write all tables of a batch; gives the files, for a commit to name.
 
-    Raises PrecisionOverflow when a vector does not fit the precision, before anything is written.
+    Raises PrecisionOverflow when a vector does not fit the precision, before anything is written; DiskFull, leaving nothing.
     """
     generations = sorted(generations, key=lambda generation: generation.generation_id)
     tables = [(table, _rows(table, generations, precision)) for table in _RECORDS]
-    return [write_table(location, table, rows) for table, rows in tables if rows is not None]
+    return all_or_none(location, (write_table(location, table, rows) for table, rows in tables if rows is not None))
 
 
-def write_table(location: Location, table: Table, rows: pa.Table) -> DataFile:
-    """Write rows, sorted as the table wants, as one new file of it; gives the file, for a commit to name."""
-    data = encode(table, rows)
+def all_or_none(location: Location, files: Iterable[DataFile]) -> list[DataFile]:
+    """The files, as they are written; those that were are deleted when one cannot be, or on Ctrl-C."""
+    written = []
+    try:
+        for file in files:
+            written.append(file)
+    except BaseException:
+        for file in written:
+            with suppress(OSError):
+                location.delete(file.path)
+        raise
+    return written
+
+
+def write_table(location: Location, table: Table, rows: pa.Table, *, indexed: str = "") -> DataFile:
+    """Write rows, sorted as the table wants, as one new file of it; gives the file, for a commit to name.
+
+    `indexed` names the layers of token-major vectors that the projection has already.
+    """
+    file = encode(table, rows)
     ranges = {name: _range(rows[name]) for name in table.key}
     first, last = ranges[table.key[0]]
     path = f"{table.name}/{first:09d}-{last:09d}-{uuid.uuid4().hex}.parquet"
-    location.write(path, data)
-    return DataFile(table.name, path, rows.num_rows, data.size, hashlib.sha256(data).hexdigest(), ranges)
-
-
-def encode(table: Table, rows: pa.Table) -> pa.Buffer:
-    """Rows as a Parquet file: zstd, vectors split by byte so that the bytes which rounding cleared cost nothing."""
-    sink = pa.BufferOutputStream()
-    vector = f"{table.vector}.list.element" if table.vector else None
-    writer = pq.ParquetWriter(
-        sink,
-        table.arrow,
-        compression="zstd",
-        use_dictionary=[name for name in table.arrow.names if name != table.vector],
-        use_byte_stream_split=[vector] if vector else False,
-        write_statistics=list(table.arrow.names) if not table.vector else list(table.key),
-        store_schema=False,
+    location.write(path, *file.pieces)
+    return DataFile(
+        table.name, path, rows.num_rows, file.size, file.sha256, file.footer_bytes, file.footer_crc32, ranges, indexed
     )
-    with writer:
-        for group in _row_groups(table, rows):
-            writer.write_table(group, row_group_size=MAX_ROWS_PER_GROUP)
-    return sink.getvalue()
-
-
-def _row_groups(table: Table, rows: pa.Table) -> Iterator[pa.Table]:
-    """Slices in which no column of the table's `row_group` changes; all rows where it names none."""
-    changes = np.zeros(max(rows.num_rows - 1, 0), bool)
-    for name in table.row_group:
-        values = rows[name].to_numpy()
-        changes |= values[1:] != values[:-1]
-    bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), rows.num_rows]
-    for start, end in pairwise(bounds):
-        yield rows.slice(start, end - start)
 
 
 def _range(column: pa.ChunkedArray) -> tuple[int, int]:
@@ -121,7 +107,8 @@ def _range(column: pa.ChunkedArray) -> tuple[int, int]:
 
 
 def _rows(table: Table, generations: Sequence[CapturedGeneration], precision: Precision) -> pa.Table | None:
-    parts = [part for generation in generations if (part := _RECORDS[table](generation, precision)) is not None]
+    made = threads().map(lambda generation: _RECORDS[table](generation, precision), generations)
+    parts = [part for part in made if part is not None]
     return pa.concat_tables(parts) if parts else None
 
 
@@ -210,7 +197,4 @@ def _table(table: Table, **columns: np.ndarray | pa.Array) -> pa.Table:
 
 
 def _vectors(values: Float32[np.ndarray, "rows width"], precision: Precision, what: str) -> pa.ListArray:
-    """Rows of a matrix as a list column, not copied."""
-    rows, width = values.shape
-    flat = pa.array(rounded(values, precision, what=what).reshape(-1))
-    return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * width, flat, type=VECTOR)
+    return list_column(rounded(values, precision, what=what))

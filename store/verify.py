@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import ActlakeError
+from ..errors import ActlakeError, CorruptFile, CorruptLog, FormatTooNew, StoreUnreachable
+from .footers import footer_of, opened_file
 from .location import Location
 from .log import DataFile, Log, Snapshot
-from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, RUNS, TABLES, TOKENS
+from .reader import Reader
+from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, PROJECTION, RUNS, TABLES, TOKENS
+from .verify_projection import projection_problems
 
 RECORDED = (TOKENS.name, EMBEDDINGS.name, GRADIENTS.name, ACTIVATION_VECTORS.name)
+
+REBUILD = "`actlake index --rebuild` makes the projection again"
+
+_PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,8 @@ class Report:
     def sentence(self) -> str:
         """The verdict, for people."""
         if self.problems:
-            return f"{len(self.problems)} problems at commit {self.version}:"
+            plural = "s" * (len(self.problems) != 1)
+            return f"{len(self.problems)} problem{plural} at commit {self.version}:"
         leftovers = f"; {len(self.unreferenced)} files that no commit names (harmless)" if self.unreferenced else ""
         return (
             f"ok: commit {self.version}, {self.n_generations} generations in {self.n_files} files, "
@@ -46,21 +54,35 @@ class Report:
 
 
 def verify(location: Location, *, deep: bool = False) -> Report:
-    """Check the log, that every file is there in its size, and that every generation is there once with all its rows.
+    """Check the log and its checkpoints, that every file is there in its size and with its footer, that every generation is there
+    once with all its rows, and that the neuron-major projection has what it says.
 
-    `deep` reads every byte and compares checksums. Raises StoreNotFound; damage is reported, not raised.
+    `deep` reads every byte, compares checksums, and the projection's values with the token-major ones. Raises StoreNotFound or
+    StoreUnreachable; damage is reported, not raised.
     """
     log = Log(location)
     try:
         snapshot = log.snapshot()
+    except StoreUnreachable:
+        raise
     except ActlakeError as error:
         if not log.exists():
             raise
         return Report(-1, 0, 0, 0, (str(error),), ())
-    problems = [p for file in snapshot.files.values() if (p := _file_problem(location, file, deep=deep))]
+    problems = list(_log_problems(log, snapshot))
+    of_files = {file.path: _file_problem(location, file, deep=deep) for file in snapshot.files.values()}
+    problems += [problem for problem in of_files.values() if problem]
+    damaged = {snapshot.files[path].table for path, problem in of_files.items() if problem}
     n_generations = 0
-    if not problems:
-        n_generations, problems = _check_rows(location, snapshot)
+    if not damaged - {table.name for table in PROJECTION}:
+        try:
+            n_generations, of_rows = _check_rows(snapshot, Reader(location))
+            problems += of_rows
+            if not damaged and not of_rows:
+                found = projection_problems(snapshot, Reader(location), deep=deep)
+                problems += [f"{problem}; {REBUILD}" for problem in found]
+        except ActlakeError as error:  # a page, which only `deep` looks at before
+            problems.append(str(error))
     n_bytes = sum(file.bytes for file in snapshot.files.values())
     leftovers = tuple(unreferenced(location, snapshot))
     return Report(snapshot.version, len(snapshot.files), n_bytes, n_generations, tuple(problems), leftovers)
@@ -72,31 +94,63 @@ def unreferenced(location: Location, snapshot: Snapshot) -> Iterator[str]:
         yield from (path for name in location.names(table) if (path := f"{table}/{name}") not in snapshot.files)
 
 
+def _log_problems(log: Log, snapshot: Snapshot) -> Iterator[str]:
+    """What is wrong with the log, though the snapshot could be made: an old commit, or a checkpoint."""
+    folded = Snapshot()
+    try:
+        for path in log.checkpoints():
+            try:
+                checkpoint = log.read_checkpoint(path)
+            except (CorruptLog, FormatTooNew):
+                yield f"{log.location.full(path)} cannot be read; it only makes opening quick: delete it"
+                continue
+            folded = log.replayed(folded, checkpoint.version)
+            if folded != checkpoint:
+                yield f"{log.location.full(path)} does not agree with the commits; it only makes opening quick: delete it"
+        if log.replayed(folded, snapshot.version) != snapshot:
+            yield f"the commits of {log.location.uri} do not make the snapshot that its newest checkpoint makes"
+    except ActlakeError as error:
+        yield str(error)
+
+
 def _file_problem(location: Location, file: DataFile, *, deep: bool) -> str | None:
     path = location.full(file.path)
+    again = f"; {REBUILD}" if TABLES[file.table] in PROJECTION else ""
     size = location.size(file.path)
     if size is None:
-        return f"{path} is missing"
+        return f"{path} is missing{again}"
     if size != file.bytes:
-        return f"{path} has {size} bytes, its commit says {file.bytes}"
-    if deep and hashlib.sha256(location.read(file.path)).hexdigest() != file.sha256:
-        return f"{path} does not have the checksum that its commit says"
+        return f"{path} has {size} bytes, its commit says {file.bytes}{again}"
     try:
-        with location.open(file.path) as source:
-            rows = pq.read_metadata(source).num_rows
-    except (pa.ArrowInvalid, OSError):
-        return f"{path} has a Parquet footer that cannot be read"
-    return None if rows == file.rows else f"{path} has {rows} rows, its commit says {file.rows}"
+        if deep and _sha256(location, file) != file.sha256:
+            return f"{path} does not have the checksum that its commit says{again}"
+        rows = pq.read_metadata(pa.BufferReader(footer_of(location, file))).num_rows
+    except StoreUnreachable:
+        raise
+    except ActlakeError as error:
+        return f"{error}{again}"
+    except (pa.ArrowInvalid, OSError) as error:
+        problem = location.read_error(file.path, error)
+        if not isinstance(problem, CorruptFile):
+            raise problem from error
+        return f"{path} has a Parquet footer that cannot be read{again}"
+    return None if rows == file.rows else f"{path} has {rows} rows, its commit says {file.rows}{again}"
 
 
-def _check_rows(location: Location, snapshot: Snapshot) -> tuple[int, list[str]]:
+def _sha256(location: Location, file: DataFile) -> str:
+    digest = hashlib.sha256()
+    with opened_file(location, file.path) as source:
+        for start in range(0, file.bytes, _PIECE):
+            digest.update(source.read_at(min(_PIECE, file.bytes - start), start))
+    return digest.hexdigest()
+
+
+def _check_rows(snapshot: Snapshot, reader: Reader) -> tuple[int, list[str]]:
     """How many generations there are, and what is wrong with them: there twice, out of range, or with rows missing."""
-    rows = _read(location, snapshot, GENERATIONS.name, ["generation_id", "run_id", "n_prompt_tokens", "n_tokens"])
-    runs = {run["run_id"]: run for run in _read(location, snapshot, RUNS.name, RUNS.arrow.names).to_pylist()}
-    reserved = {
-        r.run_id: range(r.first_generation_id, r.first_generation_id + r.n_generations) for r in snapshot.reservations
-    }
-    held = {table: _rows_per_generation(location, snapshot, table) for table in RECORDED}
+    rows = reader.rows(snapshot, GENERATIONS.name, columns=["generation_id", "run_id", "n_prompt_tokens", "n_tokens"])
+    runs = {run["run_id"]: run for run in reader.rows(snapshot, RUNS.name).to_pylist()}
+    reserved = {reservation.run_id: reservation.generation_ids for reservation in snapshot.reservations}
+    held = {table: _rows_per_generation(snapshot, reader, table) for table in RECORDED}
     problems = [
         f"generation {generation} is there {n} times"
         for generation, n in Counter(rows["generation_id"].to_pylist()).items()
@@ -126,15 +180,10 @@ def _expected_rows(run: Mapping[str, Any], p: int, n: int) -> dict[str, int]:
     }
 
 
-def _rows_per_generation(location: Location, snapshot: Snapshot, table: str) -> dict[int, int]:
-    values, counts = np.unique(_read(location, snapshot, table, ["generation_id"])["generation_id"], return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _read(location: Location, snapshot: Snapshot, table: str, columns: Sequence[str]) -> pa.Table:
-    schema = pa.schema([TABLES[table].arrow.field(column) for column in columns])
-    parts = []
+def _rows_per_generation(snapshot: Snapshot, reader: Reader, table: str) -> dict[int, int]:
+    counts: Counter[int] = Counter()
     for file in snapshot.of(table):
-        with location.open(file.path) as source:
-            parts.append(pq.read_table(source, columns=list(columns)).cast(schema))
-    return pa.concat_tables([schema.empty_table(), *parts])
+        held = reader.rows(Snapshot(files={file.path: file}), table, columns=["generation_id"])["generation_id"]
+        for generation, n in zip(*np.unique(held, return_counts=True), strict=True):
+            counts[int(generation)] += int(n)
+    return counts

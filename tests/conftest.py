@@ -3,16 +3,26 @@
 from __future__ import annotations  # else DuckDB, held by a fixture's annotations, complains when Python ends
 
 import json
-from collections.abc import Callable, Iterator
+import logging
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+settings.register_profile("actlake", deadline=None)  # machines are shared
+settings.load_profile("actlake")
 
 SHAPED = [
     f"actlake.{module}"
@@ -161,3 +171,104 @@ def jsonl(tmp_path: Path) -> Iterator[Any]:
         return path
 
     return write
+
+
+REFUSED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked of the server of `s3_server`, and how many bytes it got."""
+
+    method: str
+    key: str
+    n_bytes: int
+
+
+class S3Server:
+    """moto's S3 on loopback, which as S3 does one write after another and answers nobody without credentials."""
+
+    def __init__(self) -> None:
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+        from moto.s3.models import s3_backends
+        from werkzeug.serving import make_server
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.requests: list[Request] = []
+        self.replies_to_lose: list[str] = []
+        self.ignores_conditions = False
+        self.is_down = False
+        self._objects = s3_backends["123456789012"]["aws"]  # moto's one account
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._writes = threading.Lock()
+        self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=MotoRequestHandler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def put(self, path: str, data: bytes) -> None:
+        """Put an object, at `bucket/key`, without asking anybody."""
+        bucket, _, key = path.partition("/")
+        self._objects.put_object(bucket, key, data)
+
+    def make_bucket(self, name: str) -> None:
+        self._objects.create_bucket(name, "us-east-1")
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        method, key = environ["REQUEST_METHOD"], environ["PATH_INFO"].partition("/")[2].partition("/")[2]
+        if "HTTP_AUTHORIZATION" not in environ:
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [] if method == "HEAD" else [REFUSED]
+        if self.is_down:
+            start_response("503 Service Unavailable", [("Content-Type", "application/xml")])
+            return []
+        if self.ignores_conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
+        with nullcontext() if method in ("GET", "HEAD") else self._writes:
+            answer = b"".join(self._moto(environ, start_response))
+        self.requests.append(Request(method, key, len(answer)))
+        if method in self.replies_to_lose:
+            self.replies_to_lose.remove(method)
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return [answer]
+
+
+@pytest.fixture(scope="session")
+def s3_session() -> Iterator[S3Server]:
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_server(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Server:
+    """An S3 server that the environment names, with credentials that it takes."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    environment = {
+        "AWS_ENDPOINT_URL": s3_session.url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    s3_session.requests.clear()
+    s3_session.replies_to_lose.clear()
+    s3_session.ignores_conditions = False
+    return s3_session
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> str:
+    """The URI of an empty bucket on the S3 server."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    s3_server.make_bucket(name)
+    return f"s3://{name}"

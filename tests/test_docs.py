@@ -8,7 +8,10 @@ from pathlib import Path
 import actlake
 import pytest
 from actlake.cli import cli
-from actlake.store import TABLES
+from actlake.queries.catalog import dot_command
+from actlake.queries.connection import Database, empty_files
+from actlake.queries.files import StoreFiles
+from actlake.store import TABLES, Location, Snapshot
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
@@ -59,16 +62,30 @@ def cli_page() -> str:
 
 
 def tables_page() -> str:
-    """`docs/tables.md`, from the schema."""
+    """`docs/tables.md`, from the schema and from the comments that SQL shows."""
     parts = ["# Tables\n\nWhat is kept in files, from `store/schema.py`; **bold** columns are the key.\n"]
     for table in TABLES.values():
-        comment = f"{table.comment[0].upper()}{table.comment[1:]}."
-        parts.append(f"\n## {table.name}\n\n{comment}\n\n| column | type | |\n|---|---|---|\n")
+        parts.append(heading(table.name, table.comment))
         for column in table.columns:
             name = f"**{column.name}**" if column.key else column.name
             kind = re.sub(r"list<\w+: (\w+).*>", r"list of \1", str(column.type))
             parts.append(f"| {name} | {kind} | {column.comment}{' (or NULL)' if column.nullable else ''} |\n")
+    parts.append("\n# Views\n\nWhat follows from the tables, from `queries/views.sql`; types are DuckDB's.\n")
+    query, params = dot_command(".schema") or ("", {})
+    files = StoreFiles(Location.of("."), (), empty_files())
+    empty = Database(Snapshot(), {}, files, check=lambda *_, **__: None, name_of=str)
+    rows = [row for row in empty.sql(query, params).fetchall() if row[1] != "table"]
+    for name, kind, column, type_, comment in rows:
+        if kind == "view":
+            parts.append(f"| {column} | {type_} | {comment} |\n" if column else heading(name, comment))
+    parts.append("\n# Macros\n\n| macro | |\n|---|---|\n")
+    parts += [f"| `{name}` | {comment} |\n" for name, kind, _, _, comment in rows if kind == "macro"]
     return "".join(parts)
+
+
+def heading(name: str, comment: str) -> str:
+    """A table's or view's name and meaning, and the head of the table of its columns."""
+    return f"\n## {name}\n\n{comment[0].upper()}{comment[1:]}.\n\n| column | type | |\n|---|---|---|\n"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from actlake.errors import CorruptLog, FormatTooNew, MissingFile, PrecisionOverflow, StoreNotFound
+from actlake.errors import CorruptLog, FormatTooNew, MissingFile, NotEnoughSpace, PrecisionOverflow, StoreNotFound
 from actlake.store import (
     TABLES,
     CapturedGeneration,
@@ -229,6 +229,11 @@ def test_unfinished_drafts_in_the_log_are_not_commits(tmp_path: Path) -> None:
 def test_an_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(PrecisionOverflow("an activation", 7e4, "float16")))
     assert str(error) == str(PrecisionOverflow("an activation", 7e4, "float16"))
+
+
+def test_a_run_that_would_fill_the_disk_is_told_in_words() -> None:
+    error = pickle.loads(pickle.dumps(NotEnoughSpace("corpus", 2_000_000_000, 1_500_000_000)))
+    assert str(error).startswith("the run may write 2.00 GB and 'corpus' has 1.50 GB free; record less")
 
 
 @given(st.sets(st.integers(0, 200), min_size=1))

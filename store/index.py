@@ -1,0 +1,359 @@
+"""The index step: the neuron-major projection of activations, so that one neuron over the whole corpus is a small read.
+
+Token-major shards that have none yet become a segment: the vectors of all of its tokens, turned around, with their partial
+statistics. Small segments are merged as the store grows, as log-structured stores do, so that there are few of
+them whatever the corpus. Each segment, and each merge, is one commit: a crash leaves at most files that no commit names.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Int32, Int64
+
+from ..errors import InvalidOption, UnknownLayer, number_ranges
+from .location import Location
+from .log import Commit, DataFile, Log, Snapshot
+from .parquet import list_column, threads
+from .partials import partials
+from .reader import Reader
+from .schema import ACTIVATION_VECTORS, NEURON_PARTIALS, NEURON_VECTORS, PROJECTION, SEGMENTS
+from .shapes import Shape, run_of, shapes
+from .shard import all_or_none, write_table
+
+SEGMENT_TOKENS = 1 << 15
+"""Tokens of a new segment, at most."""
+
+MERGED_TOKENS = 1 << 20
+"""Tokens of a merged segment, at most."""
+
+FANOUT = 4
+"""Segments of about the same size are merged when there are this many of them."""
+
+SLICE_VALUES = 1 << 26
+"""Activations of one layer that are turned around at once, and so a file's, at most."""
+
+
+_SHARED = 64
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What an index step did: tokens that came into the projection, the segments that there are now, bytes written."""
+
+    n_tokens: int
+    n_segments: int
+    n_bytes: int
+
+    def sentence(self) -> str:
+        """What was done, for people."""
+        if not self.n_bytes:
+            return f"nothing to index: {self.n_segments} segment{'s' * (self.n_segments != 1)} hold all tokens"
+        what = f"indexed {self.n_tokens} tokens" if self.n_tokens else "merged segments"
+        return f"{what}, {self.n_bytes / 1e6:.3g} MB written; {self.n_segments} segment{'s' * (self.n_segments != 1)}"
+
+
+def index(
+    location: Location,
+    *,
+    layers: Sequence[int] | None = None,
+    rebuild: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Indexed:
+    """Bring all tokens of these layers (all that were recorded, unless told) into the neuron-major projection.
+
+    `rebuild` drops the projection before, for when a file of it is damaged or missing: all of it follows from other files.
+    Other processes may capture, read, and index at the same time. `on_progress` is called with the tokens done and to do.
+    Raises StoreNotFound; UnknownLayer if no run recorded a layer that was asked for.
+    """
+    if layers is not None and not layers:
+        raise InvalidOption("layers", layers, "name at least one layer")
+    log, reader = Log(location), Reader(location)
+    snapshot = log.snapshot()
+    known = sorted({layer for shape in shapes(snapshot, reader).values() for layer in shape.layers})
+    if unknown := set(layers or ()) - set(known):
+        raise UnknownLayer(sorted(unknown), known)
+    wanted = frozenset(known if layers is None else layers)
+    if rebuild:
+        snapshot = log.commit(_without_projection)
+    n_tokens = n_bytes = 0
+    while sources := _sources(snapshot, reader, wanted):
+        source = sources[0]
+        files = all_or_none(location, _new_segment(location, snapshot, reader, source))
+        commit = Commit("index", f"index/{files[0].path}", files, indexed=source.indexed())
+        snapshot, done = log.commit_over(source.files, commit)
+        if done:
+            n_tokens += source.n_tokens
+            n_bytes += sum(file.bytes for file in files)
+        if on_progress:
+            on_progress(n_tokens, n_tokens + sum(source.n_tokens for source in _sources(snapshot, reader, wanted)))
+    while together := _to_merge(segments(snapshot, reader)):
+        files = all_or_none(location, _merged_segment(location, snapshot, reader, together))
+        old = [file for segment in together for file in segment.files]
+        commit = Commit("merge", f"merge/{files[0].path}", files, [file.path for file in old])
+        snapshot, done = log.commit_over(old, commit)
+        n_bytes += sum(file.bytes for file in files) if done else 0
+    return Indexed(n_tokens, len(segments(snapshot, reader)), n_bytes)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment as a snapshot has it."""
+
+    segment_id: int
+    layers: tuple[int, ...]
+    d_ff: int
+    n_tokens: int
+    files: tuple[DataFile, ...]
+
+    @property
+    def size_class(self) -> int:
+        """Segments of a class have sizes within a factor of FANOUT."""
+        return int(np.log(max(self.n_tokens, 1)) / np.log(FANOUT) + 1e-9)
+
+
+def segments(snapshot: Snapshot, reader: Reader) -> list[Segment]:
+    """The segments that there are, by number."""
+    rows = reader.rows(snapshot, SEGMENTS.name, columns=["segment_id", "layers", "d_ff", "n_tokens"]).to_pylist()
+    by_segment: dict[int, list[DataFile]] = {}
+    for table in (SEGMENTS, NEURON_VECTORS, NEURON_PARTIALS):
+        for file in snapshot.of(table.name):
+            by_segment.setdefault(file.ranges["segment_id"][0], []).append(file)
+    return sorted(
+        (
+            Segment(**{**row, "layers": tuple(row["layers"])}, files=tuple(by_segment[row["segment_id"]]))
+            for row in rows
+        ),
+        key=lambda segment: segment.segment_id,
+    )
+
+
+def _without_projection(snapshot: Snapshot) -> Commit | None:
+    """The commit that drops the projection."""
+    files = [file.path for table in PROJECTION for file in snapshot.of(table.name)]
+    indexed = {file.path: "" for file in snapshot.of(ACTIVATION_VECTORS.name) if file.indexed}
+    if not files and not indexed:
+        return None
+    return Commit("drop", f"drop/{snapshot.version + 1}", remove=files, indexed=indexed)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Token-major files of runs of one shape that are to become a segment, and the layers of them that do."""
+
+    files: tuple[DataFile, ...]
+    layers: tuple[int, ...]
+    shape: Shape
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(file.rows for file in self.files) // len(self.shape.layers)
+
+    def indexed(self) -> dict[str, str]:
+        """For each file the layers of it that the projection has afterwards."""
+        return {file.path: number_ranges([*self.layers, *file.indexed_layers]) for file in self.files}
+
+
+def partly_indexed(snapshot: Snapshot, reader: Reader) -> dict[str, tuple[int, ...]]:
+    """Token-major files of which the projection has not all layers: their paths, and the layers that it has."""
+    known = shapes(snapshot, reader)
+    return {
+        file.path: file.indexed_layers
+        for file in snapshot.of(ACTIVATION_VECTORS.name)
+        if (shape := known.get(run_of(snapshot, file))) is None or set(shape.layers) - set(file.indexed_layers)
+    }
+
+
+def _sources(snapshot: Snapshot, reader: Reader, wanted: frozenset[int]) -> list[_Source]:
+    """What is to become segments."""
+    known = shapes(snapshot, reader)
+    alike: dict[tuple[Shape, tuple[int, ...]], list[DataFile]] = {}
+    for file in snapshot.of(ACTIVATION_VECTORS.name):
+        shape = known[run_of(snapshot, file)]
+        if layers := (wanted & set(shape.layers)) - set(file.indexed_layers):
+            alike.setdefault((shape, tuple(sorted(layers))), []).append(file)
+    return [
+        _Source(tuple(files), layers, shape)
+        for (shape, layers), group in alike.items()
+        for files in _filled(group, len(shape.layers) * min(SEGMENT_TOKENS, SLICE_VALUES // shape.d_ff))
+    ]
+
+
+def _filled(files: Sequence[DataFile], most_rows: int) -> Iterator[list[DataFile]]:
+    """Files in groups of at most that many rows (but one file at least)."""
+    group: list[DataFile] = []
+    for file in files:
+        if group and sum(f.rows for f in group) + file.rows > most_rows:
+            yield group
+            group = []
+        group.append(file)
+    if group:
+        yield group
+
+
+def _to_merge(there: Sequence[Segment]) -> list[Segment]:
+    """Segments that should be one, the smallest first; none when there are few of every size."""
+    alike: dict[tuple[int, int, tuple[int, ...]], list[Segment]] = {}
+    for segment in there:
+        alike.setdefault((segment.size_class, segment.d_ff, segment.layers), []).append(segment)
+    for _, group in sorted(alike.items(), key=itemgetter(0)):
+        ends = accumulate(segment.n_tokens for segment in group)
+        together = [segment for segment, end in zip(group, ends, strict=True) if end <= MERGED_TOKENS]
+        if len(together) >= FANOUT:
+            return together
+    return []
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The tokens of a segment, sorted by generation and position."""
+
+    generation_id: Int64[np.ndarray, "tokens"]
+    position: Int32[np.ndarray, "tokens"]
+
+    @classmethod
+    def of(cls, generation_id: np.ndarray, position: np.ndarray) -> tuple["_Tokens", np.ndarray]:
+        """The tokens, and where each stood before."""
+        order = np.lexsort((position, generation_id))
+        return cls(generation_id[order].astype(np.int64), position[order].astype(np.int32)), order
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+def _new_segment(location: Location, snapshot: Snapshot, reader: Reader, source: _Source) -> Iterator[DataFile]:
+    """Write the segment of token-major files."""
+    held = Snapshot(files={file.path: file for file in source.files})
+    table, keys = ACTIVATION_VECTORS.name, ["generation_id", "position"]
+    rows = reader.rows(held, table, columns=keys, layer=source.layers[0])
+    tokens, order = _Tokens.of(*(rows[name].to_numpy() for name in keys))
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+
+    def read(layer: int, neurons: range) -> Float32[np.ndarray, "neurons tokens"]:
+        out, start = np.empty((len(neurons), len(tokens)), np.float32), 0
+        for batch in reader.batches(held, table, {"layer": layer}, keys=()):
+            places = place[start : start + len(batch.vectors)]
+            bounds = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+            vectors = batch.vectors[:, neurons.start : neurons.stop]
+
+            def turn(part: slice, places: Any = places, bounds: Any = bounds, vectors: Any = vectors) -> None:
+                for first, last in pairwise(bounds):  # a generation's tokens stay together
+                    where = places[first]
+                    out[part, where : where + last - first] = vectors[first:last, part].T
+
+            list(threads().map(turn, _slices(len(neurons))))
+            start += len(vectors)
+        return out
+
+    yield from _written(location, snapshot, reader, tokens, source.layers, source.shape.d_ff, read)
+
+
+def _merged_segment(
+    location: Location, snapshot: Snapshot, reader: Reader, together: Sequence[Segment]
+) -> Iterator[DataFile]:
+    """Write the segment that has the tokens of several."""
+    held = [Snapshot(files={file.path: file for file in segment.files}) for segment in together]
+    names = ["generation_id", "position"]
+    rows = pa.concat_tables(reader.rows(part, SEGMENTS.name, columns=names) for part in held)
+    tokens, order = _Tokens.of(*(rows[name].combine_chunks().flatten().to_numpy() for name in names))
+
+    def read(layer: int, neurons: range) -> Float32[np.ndarray, "neurons tokens"]:
+        bounds = (neurons.start, neurons.stop - 1)
+        parts = [reader.vectors(part, NEURON_VECTORS.name, layer=layer, neuron=bounds) for part in held]
+        out = np.empty((len(neurons), len(order)), np.float32)
+
+        def turn(part: slice) -> None:
+            np.take(np.concatenate([values[part] for values in parts], axis=1), order, axis=1, out=out[part])
+
+        list(threads().map(turn, _slices(len(neurons))))
+        return out
+
+    yield from _written(location, snapshot, reader, tokens, together[0].layers, together[0].d_ff, read)
+
+
+def _slices(n: int) -> list[slice]:
+    """Neurons in parts, for threads to share."""
+    return [slice(start, start + _SHARED) for start in range(0, n, _SHARED)]
+
+
+def _written(
+    location: Location,
+    snapshot: Snapshot,
+    reader: Reader,
+    tokens: _Tokens,
+    layers: Sequence[int],
+    d_ff: int,
+    read: Callable[[int, range], Float32[np.ndarray, "neurons tokens"]],
+) -> Iterator[DataFile]:
+    """Write a segment: its tokens, and for each layer its neurons' vectors and partial statistics."""
+    segment_id = secrets.randbits(62)
+    row = {
+        "segment_id": segment_id,
+        "layers": list(layers),
+        "d_ff": d_ff,
+        "n_tokens": len(tokens),
+        "generation_id": tokens.generation_id,
+        "position": tokens.position,
+    }
+    yield write_table(location, SEGMENTS, pa.Table.from_pylist([row], schema=SEGMENTS.arrow))
+    groups = list(_groups(snapshot, reader, tokens))
+    step = max(1, SLICE_VALUES // max(1, len(tokens)))
+    for layer in layers:
+        statistics = []
+        for neurons in (range(start, min(start + step, d_ff)) for start in range(0, d_ff, step)):
+            values = read(layer, neurons)
+            yield write_table(location, NEURON_VECTORS, _vector_rows(values, layer, neurons, segment_id))
+            statistics += [
+                partials(
+                    values,
+                    tokens.generation_id,
+                    tokens.position,
+                    counted,
+                    layer=layer,
+                    first_neuron=neurons.start,
+                    segment_id=segment_id,
+                    run_id=run_id,
+                    is_special=is_special,
+                )
+                for run_id, is_special, counted in groups
+            ]
+        ordered = pa.concat_tables(statistics).sort_by(
+            [(name, "ascending") for name in ("neuron", "run_id", "is_special")]
+        )
+        yield write_table(location, NEURON_PARTIALS, ordered)
+
+
+def _groups(snapshot: Snapshot, reader: Reader, tokens: _Tokens) -> Iterator[tuple[int, bool, np.ndarray]]:
+    """For each run, its special tokens and its others among the segment's: run, whether special, which tokens."""
+    bounds = (int(tokens.generation_id[0]), int(tokens.generation_id[-1]))
+    rows = reader.rows(snapshot, "tokens", columns=["generation_id", "position", "is_special"], generation_id=bounds)
+    rows = rows.filter(pa.array(np.isin(rows["generation_id"].to_numpy(), tokens.generation_id)))
+    order = np.lexsort((rows["position"].to_numpy(), rows["generation_id"].to_numpy()))
+    is_special = rows["is_special"].to_numpy()[order]
+    starts = [reservation.first_generation_id for reservation in snapshot.reservations]
+    runs = np.array([r.run_id for r in snapshot.reservations])[
+        np.searchsorted(starts, tokens.generation_id, "right") - 1
+    ]
+    for run_id in np.unique(runs).tolist():
+        for special in (False, True):
+            where = np.flatnonzero((runs == run_id) & (is_special == special))
+            if len(where):
+                yield run_id, special, where
+
+
+def _vector_rows(
+    values: Float32[np.ndarray, "neurons tokens"], layer: int, neurons: range, segment_id: int
+) -> pa.Table:
+    columns = {
+        "layer": np.full(len(neurons), layer, np.int32),
+        "neuron": np.arange(neurons.start, neurons.stop, dtype=np.int32),
+        "segment_id": np.full(len(neurons), segment_id),
+        "activation": list_column(values),
+    }
+    return pa.table(columns, schema=NEURON_VECTORS.arrow)

@@ -1,0 +1,448 @@
+"""Parquet files whose every page carries a checksum that any reader checks, and vectors at the speed of memory.
+
+A page here is a zstd frame with zstd's own checksum: pyarrow writes frames without one, and DuckDB ignores Parquet's page
+checksums, so a flipped bit would be a wrong answer. Tables with a vector are laid out here, since all of their columns are known
+integers but one: the vector's bytes are split into planes, each compressed as blocks of its own, row groups shared among
+threads. Other tables are laid out by pyarrow, uncompressed, and their pages sealed here. The result is ordinary Parquet
+without dictionaries (docs/format.md; docs/decisions/007 has the reasons and what was measured).
+
+Reading goes the same way back: a row group's vectors are one ranged read, one decompression and one merge of planes.
+"""
+
+import hashlib
+import os
+import threading
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+from jaxtyping import Float32, Int, Integer, UInt8, UInt16
+
+from . import thrift
+from .schema import VECTOR, Table
+
+LEVEL = 1
+
+_MAGIC = b"PAR1"
+_INT32, _INT64, _FLOAT = 1, 2, 4
+_ZSTD, _PLAIN, _RLE, _BYTE_STREAM_SPLIT, _LIST = 6, 0, 3, 9, 3
+_REQUIRED, _REPEATED = 0, 2
+_DATA_PAGE = 0
+_STATISTICS = 5  # of a page: nobody reads them, and every byte of a header can be flipped
+_NO_HEADER = b"\xff"
+"""Stands after every column chunk, which is one page, and belongs to none. It begins no page's header, so a reader whom a
+flipped bit told that the page has fewer values, or is of another kind, meets an error where it looks for the rest."""
+
+_GUARD: thrift.Struct = {14: thrift.long(-(1 << 63))}
+"""A field of page headers that readers do not know and skip: ten bytes of a number. When a flipped bit makes the end of the
+struct before it the beginning of a field, that field's number goes on through these bytes and is too long: an error."""
+
+_LEAP = 6072
+"""Bytes that a reader leaps over when a flipped bit makes the end of a page's header a string: the zstd magic that follows is
+its number and its length. Where it lands there is no small page either, or it might take that page for this one."""
+
+_SMALL = 1 << 9
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """A Parquet file, in pieces that follow each other; its footer's length and magic belong to the footer."""
+
+    pieces: Sequence[bytes]
+    size: int
+    sha256: str
+    footer_bytes: int
+    footer_crc32: int
+
+
+def encode(table: Table, rows: pa.Table) -> EncodedFile:
+    """Rows, in the table's order, as a Parquet file; a row group ends where a column of the table's `row_group` changes."""
+    file = _File()
+    footer = _vector_footer(table, rows, file) if table.vector else _sealed_footer(table, rows, file)
+    return file.finished(thrift.write_struct(footer))
+
+
+class _File:
+    """A file in the making."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._sha256 = hashlib.sha256()
+        self._landings: deque[int] = deque()
+        self.size = 0
+        self.put(_MAGIC)
+
+    def put(self, *pieces: bytes) -> int:
+        """Append; says where the pieces begin."""
+        start = self.size
+        for piece in pieces:
+            self._pieces.append(piece)
+            self._sha256.update(piece)
+            self.size += len(piece)
+        return start
+
+    def put_page(self, header: bytes, *pieces: bytes) -> int:
+        """Append a column chunk's page; says where it begins."""
+        stored = len(header) + sum(map(len, pieces))
+        while self._landings and self._landings[0] < self.size + (stored if stored < _SMALL else len(header)):
+            self.put(_NO_HEADER * (self._landings.popleft() - self.size + 1))
+        start = self.put(header, *pieces)
+        self._landings.append(start + len(header) + _LEAP)
+        self.put(_NO_HEADER)
+        return start
+
+    def finished(self, footer: bytes) -> EncodedFile:
+        end = footer + len(footer).to_bytes(4, "little") + _MAGIC
+        self.put(end)
+        return EncodedFile(self._pieces, self.size, self._sha256.hexdigest(), len(end), zlib.crc32(end))
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page's header, its compressed pieces, its size before compression, its number of values."""
+
+    header: bytes
+    pieces: Sequence[bytes]
+    size: int
+    n_values: int
+
+    @property
+    def stored(self) -> int:
+        return sum(map(len, self.pieces))
+
+    @classmethod
+    def of(cls, pieces: Sequence[bytes], size: int, n_values: int, encoding: int) -> "_Page":
+        values = {1: n_values, 2: encoding, 3: _RLE, 4: _RLE}
+        header: thrift.Struct = {
+            1: thrift.integer(_DATA_PAGE),
+            2: thrift.integer(size),
+            3: thrift.integer(sum(map(len, pieces))),
+            5: (thrift.STRUCT, {field: thrift.integer(value) for field, value in values.items()}),
+            **_GUARD,
+        }
+        return cls(thrift.write_struct(header), pieces, size, n_values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A column chunk's entry in the footer, and the bytes of its pages before and after compression."""
+
+    entry: thrift.Struct | bytes
+    uncompressed: int
+    compressed: int
+
+
+def list_column(matrix: Float32[np.ndarray, "rows width"]) -> pa.ListArray:
+    """Rows of a matrix as a column of vectors, not copied."""
+    rows, width = matrix.shape
+    flat = pa.array(np.ascontiguousarray(matrix).reshape(-1))
+    return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * np.int32(width), flat, type=VECTOR)
+
+
+def vectors_in(chunk: bytes | memoryview, out: Float32[np.ndarray, "rows width"]) -> None:
+    """Put the vectors of a column chunk that `encode` wrote where they are wanted; `out` may be any view of a matrix.
+
+    Raises ValueError when it is not such a chunk, or damaged.
+    """
+    start, width = 0, out.shape[1]
+    for encoding, n_values, page in _data_pages(chunk):
+        n_rows, rest = divmod(n_values, width)
+        if encoding != _BYTE_STREAM_SPLIT or rest or start + n_rows > len(out) or len(page) < 4 * n_values:
+            raise ValueError(f"it is not a chunk of {out.shape[0]} vectors of {width} values")
+        planes = np.frombuffer(page, np.uint8, offset=len(page) - 4 * n_values).reshape(4, n_rows, width)
+        _merge(planes, out[start : start + n_rows])
+        start += n_rows
+    if start != len(out):
+        raise ValueError(f"it has {start} vectors, its footer says {len(out)}")
+
+
+def integers_in(chunk: bytes | memoryview, dtype: np.dtype[Any], n_rows: int) -> Int[np.ndarray, "rows"]:
+    """The values of a key column's chunk that `encode` wrote. Raises ValueError as `vectors_in` does."""
+    pages = []
+    for encoding, n_values, page in _data_pages(chunk):
+        if encoding != _PLAIN or len(page) != n_values * dtype.itemsize:
+            raise ValueError("it is not a chunk of plain integers")
+        pages.append(np.frombuffer(page, dtype))
+    values = pages[0] if len(pages) == 1 else np.concatenate(pages)
+    if len(values) != n_rows:
+        raise ValueError(f"it has {len(values)} rows, its footer says {n_rows}")
+    return values
+
+
+def _data_pages(chunk: bytes | memoryview) -> Iterator[tuple[int, int, bytes]]:
+    """Encoding, number of values and content of each page of a column chunk."""
+    at = 0
+    while at < len(chunk):
+        header, at = thrift.read_struct(chunk, at)
+        try:
+            kind, size, stored = (header[field][1] for field in (1, 2, 3))
+            n_values, encoding = (header[5][1][field][1] for field in (1, 2))
+        except (KeyError, TypeError) as error:
+            raise ValueError("it has a page of another kind") from error
+        if kind != _DATA_PAGE or not 0 <= stored <= len(chunk) - at or not 0 <= size < 1 << 31 or n_values <= 0:
+            raise ValueError("it has a page header that cannot be")
+        try:
+            page = _decompressor().decompress(chunk[at : at + stored], max_output_size=size)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from error
+        if len(page) != size:
+            raise ValueError("a page has another size than it says")
+        yield encoding, n_values, page
+        at += stored
+
+
+def threads() -> ThreadPoolExecutor:
+    """The process's pool for encoding and decoding: as many threads as it may use cores."""
+    return _pool(os.getpid())
+
+
+@cache
+def _pool(_: int) -> ThreadPoolExecutor:  # a forked child needs its own
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ThreadPoolExecutor(cores or 1, thread_name_prefix="actlake-parquet")
+
+
+_local = threading.local()
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    if not hasattr(_local, "compressor"):
+        _local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    return _local.compressor
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    if not hasattr(_local, "decompressor"):
+        _local.decompressor = zstandard.ZstdDecompressor()
+    return _local.decompressor
+
+
+def _row_groups(table: Table, rows: pa.Table) -> Iterator[pa.Table]:
+    """Slices in which no column of the table's `row_group` changes (all rows where it names none), none too long."""
+    changes = np.zeros(max(rows.num_rows - 1, 0), bool)
+    for name in table.row_group:
+        values = rows[name].to_numpy()
+        changes |= values[1:] != values[:-1]
+    bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), rows.num_rows]
+    for start, end in pairwise(bounds):
+        most = table.group_rows
+        if table.vector and end > start:
+            most = min(most, max(1, table.group_bytes // (4 * len(rows[table.vector][start]))))
+        for first in range(start, end, most):
+            yield rows.slice(first, min(end - first, most))
+
+
+def _sealed_footer(table: Table, rows: pa.Table, file: _File) -> thrift.Struct:
+    """Put all pages of a table without vectors; gives the footer."""
+    sink = pa.BufferOutputStream()
+    writer = pq.ParquetWriter(
+        sink,
+        table.arrow,
+        compression="none",
+        use_dictionary=False,  # a flipped bit could make a dictionary's page another's, with other numbers
+        store_schema=False,
+        data_page_size=1 << 30,  # a page for each chunk: see `_NO_HEADER`
+    )
+    with writer:
+        for group in _row_groups(table, rows):
+            writer.write_table(group, row_group_size=max(1, group.num_rows))
+    laid_out = memoryview(sink.getvalue()).cast("B")
+    size = int.from_bytes(laid_out[-8:-4], "little")
+    footer, _ = thrift.read_struct(laid_out[-8 - size : -8])
+    for row_group in footer[4][1][1]:
+        start = file.size
+        chunks = [_sealed(entry, laid_out, file) for entry in row_group[1][1][1]]
+        row_group.update(_row_group(chunks, row_group[3][1], start))
+    return footer
+
+
+def _sealed(entry: thrift.Struct, laid_out: memoryview, file: _File) -> _Chunk:
+    """Put a column chunk's page, compressed; gives its entry, with where and how large it now is."""
+    meta = entry[3][1]
+    header, body = thrift.read_struct(laid_out, meta[9][1])
+    size = header[3][1]
+    assert body + size == meta[9][1] + meta[7][1], "a chunk is one page"
+    page = _compressor().compress(laid_out[body : body + size])
+    header[5][1].pop(_STATISTICS, None)
+    head = thrift.write_struct(header | {3: thrift.integer(len(page))} | _GUARD)
+    start, uncompressed, compressed = file.put_page(head, page), len(head) + size, len(head) + len(page)
+    sizes = {6: thrift.long(uncompressed), 7: thrift.long(compressed), 9: thrift.long(start)}
+    return _Chunk(
+        {2: thrift.long(0), 3: (thrift.STRUCT, meta | sizes | {4: thrift.integer(_ZSTD)})}, uncompressed, compressed
+    )
+
+
+def _vector_footer(table: Table, rows: pa.Table, file: _File) -> thrift.Struct:
+    """Put all pages of a table with vectors; gives the footer."""
+    assert table.vector
+    groups = list(_row_groups(table, rows))
+    started = [_page(group, table.vector) for group in groups]
+    pages = [page.result() for page in started]
+    keys = [(field.name, field.type.to_pandas_dtype()) for field in table.arrow if field.name != table.vector]
+    row_groups = []
+    for group, page in zip(groups, pages, strict=True):
+        start = file.size
+        chunks = [_key_chunk(name, group[name].to_numpy().astype(dtype), file) for name, dtype in keys]
+        chunks.append(_vector_chunk(table.vector, page, file))
+        row_groups.append(_row_group(chunks, group.num_rows, start))
+    return {
+        1: thrift.integer(2),
+        2: thrift.list_of(thrift.STRUCT, _schema(table)),
+        3: thrift.long(rows.num_rows),
+        4: thrift.list_of(thrift.STRUCT, row_groups),
+        6: thrift.text("actlake"),
+        7: thrift.list_of(thrift.STRUCT, [{1: (thrift.STRUCT, {})}] * len(table.columns)),  # as their types are ordered
+    }
+
+
+def _schema(table: Table) -> list[thrift.Struct]:
+    """The elements of Parquet's schema, of a table of integers and one vector."""
+    one_child = thrift.integer(1)
+    as_list: tuple[int, thrift.Struct] = (thrift.STRUCT, {3: (thrift.STRUCT, {})})
+    elements: list[thrift.Struct] = [{4: thrift.text("schema"), 5: thrift.integer(len(table.columns))}]
+    for field in table.arrow:
+        name = thrift.text(field.name)
+        if field.name != table.vector:
+            kind = _INT64 if field.type == pa.int64() else _INT32
+            elements.append({1: thrift.integer(kind), 3: thrift.integer(_REQUIRED), 4: name})
+            continue
+        elements += [
+            {3: thrift.integer(_REQUIRED), 4: name, 5: one_child, 6: thrift.integer(_LIST), 10: as_list},
+            {3: thrift.integer(_REPEATED), 4: thrift.text("list"), 5: one_child},
+            {1: thrift.integer(_FLOAT), 3: thrift.integer(_REQUIRED), 4: thrift.text("element")},
+        ]
+    return elements
+
+
+def _row_group(chunks: Sequence[_Chunk], n_rows: int, start: int) -> thrift.Struct:
+    return {
+        1: thrift.list_of(thrift.STRUCT, [chunk.entry for chunk in chunks]),
+        2: thrift.long(sum(chunk.uncompressed for chunk in chunks)),
+        3: thrift.long(n_rows),
+        5: thrift.long(start),
+        6: thrift.long(sum(chunk.compressed for chunk in chunks)),
+    }
+
+
+@cache
+def _column(kind: int, path: tuple[str, ...], encodings: tuple[int, ...]) -> bytes:
+    """What the metadata of all chunks of a column begin with."""
+    fields: thrift.Struct = {
+        1: thrift.integer(kind),
+        2: thrift.list_of(thrift.I32, encodings),
+        3: thrift.list_of(thrift.BINARY, [part.encode() for part in path]),
+        4: thrift.integer(_ZSTD),
+    }
+    return thrift.write_struct(fields)[:-1]
+
+
+def _chunk(column: bytes, page: _Page, file: _File, statistics: bytes | None = None) -> _Chunk:
+    """Put a column chunk's page; gives its entry in the footer."""
+    start = file.put_page(page.header, *page.pieces)
+    uncompressed, compressed = (len(page.header) + size for size in (page.size, page.stored))
+    rest: thrift.Struct = {
+        5: thrift.long(page.n_values),
+        6: thrift.long(uncompressed),
+        7: thrift.long(compressed),
+        9: thrift.long(start),
+    }
+    if statistics:
+        rest[12] = (thrift.STRUCT, statistics)
+    meta = column + thrift.write_struct(rest, after=4)
+    entry = thrift.write_struct({2: thrift.long(0), 3: (thrift.STRUCT, meta)})
+    return _Chunk(entry, uncompressed, compressed)
+
+
+def _vector_chunk(name: str, page: _Page, file: _File) -> _Chunk:
+    return _chunk(_column(_FLOAT, (name, "list", "element"), (_RLE, _BYTE_STREAM_SPLIT)), page, file)
+
+
+def _key_chunk(name: str, values: Integer[np.ndarray, "rows"], file: _File) -> _Chunk:
+    """A column of plain integers, with its least and greatest value."""
+    column = _column(_INT64 if values.itemsize == 8 else _INT32, (name,), (_PLAIN,))
+    page, statistics = _key_page(values.tobytes(), values.dtype)
+    return _chunk(column, page, file, statistics)
+
+
+@lru_cache(maxsize=1024)
+def _key_page(data: bytes, dtype: np.dtype[Any]) -> tuple[_Page, bytes]:  # a shard's row groups have few different ones
+    values = np.frombuffer(data, dtype)
+    least, greatest = ((thrift.BINARY, value.tobytes()) for value in (values.min(), values.max()))
+    statistics = thrift.write_struct({3: thrift.long(0), 5: greatest, 6: least})
+    return _Page.of([_compressor().compress(data)], len(data), len(values), _PLAIN), statistics
+
+
+def _page(group: pa.Table, column: str) -> Future[_Page]:
+    """The vector column of a row group as a page, in the making."""
+    chunks = group[column]
+    rows = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+    return threads().submit(vector_page, rows.flatten().to_numpy().reshape(len(rows), -1))
+
+
+def vector_page(matrix: Float32[np.ndarray, "rows width"]) -> _Page:
+    """Vectors as a page: their levels, then their bytes by significance, each plane compressed as blocks of its own."""
+    levels = _levels(*matrix.shape)
+    size = len(levels) + matrix.nbytes
+    stream = _compressor().compressobj(size=size)
+    pieces = [stream.compress(levels), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
+    for plane in _planes(matrix):
+        pieces += [stream.compress(memoryview(plane)), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
+    pieces.append(stream.flush())
+    return _Page.of(pieces, size, matrix.size, _BYTE_STREAM_SPLIT)
+
+
+def _levels(n_rows: int, width: int) -> bytes:
+    """Repetition levels (0 where a vector begins, else 1) and definition levels (all 1), as Parquet's run lengths."""
+    row = b"\x02\x00" + (_varint((width - 1) << 1) + b"\x01" if width > 1 else b"")
+    repetition, definition = row * n_rows, _varint((n_rows * width) << 1) + b"\x01"
+    return b"".join(len(part).to_bytes(4, "little") + part for part in (repetition, definition))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _planes(matrix: Float32[np.ndarray, "rows width"]) -> Iterator[Any]:
+    """The values' bytes of equal significance together, the least first; half of them are zero after bfloat16."""
+    halves = np.ascontiguousarray(matrix).reshape(-1).view("<u2").reshape(-1, 2)
+    for half in (0, 1):
+        values = np.ascontiguousarray(halves[:, half])
+        if half == 0 and not values.any():
+            yield bytes(2 * len(values))
+            continue
+        yield (values & 0xFF).astype(np.uint8)
+        yield (values >> 8).astype(np.uint8)
+
+
+def _merge(planes: UInt8[np.ndarray, "4 rows width"], out: Float32[np.ndarray, "rows width"]) -> None:
+    """Put the values whose planes these are into `out`."""
+    bits, upper = out.view("<u4"), _scratch(out.shape)
+    np.multiply(planes[3], 256, out=upper, dtype=np.uint16)
+    upper |= planes[2]
+    np.left_shift(upper, 16, out=bits, dtype=np.uint32)
+    if planes[:2].any():
+        np.multiply(planes[1], 256, out=upper, dtype=np.uint16)
+        upper |= planes[0]
+        bits |= upper
+
+
+def _scratch(shape: tuple[int, ...]) -> UInt16[np.ndarray, "..."]:
+    """Memory of this thread, which stays in its cache."""
+    size = int(np.prod(shape))
+    if getattr(_local, "scratch", None) is None or _local.scratch.size < size:
+        _local.scratch = np.empty(size, np.uint16)
+    return _local.scratch[:size].reshape(shape)

@@ -1,0 +1,97 @@
+"""Small stores for tests, made without a model: runs, shards and what is expected of them, all from numbers."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+from actlake.store import (
+    CapturedGeneration,
+    CapturedTokens,
+    Commit,
+    Location,
+    Log,
+    Reservation,
+    write_shard,
+    write_table,
+)
+from actlake.store.schema import RUNS
+
+D_MODEL, D_FF, LAYERS = 8, 12, (0, 3)
+N_TOKENS, N_PROMPT_TOKENS = 7, 4
+
+
+def a_generation(generation_id: int, n: int = N_TOKENS, p: int = N_PROMPT_TOKENS) -> CapturedGeneration:
+    """A generation whose every number follows from its id."""
+    random = np.random.default_rng(generation_id)
+    ints = np.arange(n, dtype=np.int32)
+    floats = random.normal(size=n).astype(np.float32)
+    return CapturedGeneration(
+        generation_id=generation_id,
+        run_id=0,
+        prompt_index=generation_id,
+        prompt=f"prompt {generation_id}",
+        completion="c",
+        n_prompt_tokens=p,
+        finish_reason="length",
+        metadata={"number": generation_id},
+        tokens=CapturedTokens(ints, [f"t{i}" for i in ints], ints, ints + 1, ints == 0, floats, ints, floats),
+        embeddings=random.normal(size=(n, D_MODEL)).astype(np.float32),
+        activations={layer: random.normal(size=(n, D_FF)).astype(np.float32) for layer in LAYERS},
+        gradients=[random.normal(size=(t, D_MODEL)).astype(np.float32) for t in range(p, n)],
+    )
+
+
+def a_run(n_layers: int = 4) -> pa.Table:
+    """The row of run 0."""
+    row = {
+        "run_id": 0,
+        "name": "toy",
+        "model": "toy",
+        "model_revision": None,
+        "model_hash": "0" * 64,
+        "tokenizer_hash": "1" * 64,
+        "architecture": "Toy",
+        "n_layers": n_layers,
+        "d_model": D_MODEL,
+        "d_ff": D_FF,
+        "vocab_size": 320,
+        "precision": "float32",
+        "recorded": ["embeddings", "gradients", "activations"],
+        "gradient_target": "logit",
+        "generation_config": json.dumps({"layers": LAYERS}),
+        "seed": 0,
+        "versions": "{}",
+        "created_at": datetime(2026, 1, 1),
+        "status": "capturing",
+    }
+    return pa.Table.from_pylist([row], schema=RUNS.arrow)
+
+
+def registered(location: Location, n_generations: int = 1000) -> Log:
+    """A store with a run and no generation."""
+    log = Log(location)
+    log.commit(
+        lambda s: Commit(
+            "register", "run/0", [write_table(location, RUNS, a_run())], reserve=Reservation(0, 0, n_generations)
+        )
+    )
+    return log
+
+
+def capture_unit(location: Location, generation_ids: Sequence[int], precision: str = "float32") -> None:
+    """Write and commit some generations, as a capture does with each of its batches; nothing if they are there."""
+    log = Log(location)
+    key = f"generations/{min(generation_ids)}-{max(generation_ids)}"
+    if key not in log.snapshot().keys:
+        files = write_shard(location, [a_generation(number) for number in generation_ids], precision)
+        log.commit(lambda s: Commit("capture", key, files))
+
+
+def a_store(location: Location, units: int = 2, unit_size: int = 2) -> Log:
+    """A store with a run and some units of generations."""
+    log = registered(location)
+    for unit in range(units):
+        capture_unit(location, range(unit * unit_size, (unit + 1) * unit_size))
+    return log
