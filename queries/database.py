@@ -173,7 +173,7 @@ class Store:
         """All rows of a table with vectors (`activation_vectors`, `embeddings`, `gradients`, …) as arrays, in its order.
 
         `wanted` narrows key columns to a value or a range (both ends included): `layer=4`, `generation_id=(10, 19)`. Each
-        batch has `.keys`, a dict of arrays, and `.vectors`, a float32 matrix of at most some 16 MB; the next are
+        batch has `.keys`, a dict of arrays, and `.vectors`, a float32 matrix of at most some 4 MB; the next are
         read while one is looked at. Raises InvalidOption; MissingFile or CorruptFile where a file is not as it should be.
         """
         described = TABLES.get(table)

@@ -45,7 +45,8 @@ class Table:
     """A table: its files are sorted by `sort`, and a row group ends where a column of `row_group` changes.
 
     `sort` is the key unless another order of it reads better. A row group has at most `group_rows` rows, few enough that
-    pyarrow makes one page of a column, and at most `group_bytes` of vectors (but one row at least).
+    pyarrow makes one page of a column, and at most `group_bytes` of vectors (but one row at least). It `repeats` when the
+    same vector is often there several times.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Table:
     sort: tuple[str, ...] = ()
     group_rows: int = 1 << 14
     group_bytes: int = 1 << 24
+    repeats: bool = False
 
     @cached_property
     def arrow(self) -> pa.Schema:
@@ -140,6 +142,7 @@ EMBEDDINGS = Table(
     "the input embedding of each token, before positions are added",
     _generation_key(_POSITION, Column("embedding", VECTOR, "FLOAT[d_model]")),
     row_group=("generation_id",),
+    repeats=True,
 )
 
 GRADIENTS = Table(
