@@ -66,7 +66,8 @@ class Generation:
         return vectors[start : start + output_position]
 
     def activations(self, layers: Sequence[int] | None = None) -> Float32[np.ndarray, "positions neurons"]:
-        """Activations, [positions, layers × d_ff], layer after layer in the order asked for (all, ascending, unless told).
+        """Activations, [positions, layers × d_ff], layer after layer in the order asked for (all, ascending, unless told); one
+        that is named twice is there once.
 
         Raises NotRecorded, or UnknownLayer.
         """
@@ -101,7 +102,7 @@ class Generation:
 
     def _known(self, layers: Sequence[int] | None) -> tuple[int, ...]:
         self._check_recorded("activations")
-        asked = self.layers if layers is None else tuple(layers)
+        asked = self.layers if layers is None else tuple(dict.fromkeys(layers))
         if not asked or set(asked) - set(self.layers):
             raise UnknownLayer(sorted(set(asked) - set(self.layers)), self.layers)
         return asked
