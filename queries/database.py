@@ -9,19 +9,21 @@ import duckdb
 import pandas as pd
 import pyarrow.dataset as pads
 
-from ..errors import GenerationNotFound, InvalidOption, RunNotFound, UnknownLayer
-from ..store import TABLES, Batch, Footers, Location, Log, Reader, partly_indexed, shapes
+from ..errors import InvalidOption, RunNotFound, UnknownLayer
+from ..store import TABLES, Batch, Footers, Location, Log, Reader, partly_indexed, save_factorization, shapes
 from .catalog import dot_command
 from .connection import Database, empty_files
 from .export import export
+from .factors import Factors
 from .files import GLOB, StoreFiles
 from .formats import Format
-from .generation import Generation
+from .generation import Generation, generation_not_found
 from .interchange import arrow_dataset, hugging_face_datasets
 from .limits import Limits
 from .messages import query_error
 from .responding import moments
 from .sandbox import QueryResult, Sandbox
+from .saved import factorization_of
 from .script import views_script
 
 if TYPE_CHECKING:
@@ -155,8 +157,7 @@ class Store:
         """One generation. Raises GenerationNotFound."""
         rows = self._reader.rows(self.snapshot, "generations", generation_id=generation_id).to_pylist()
         if not rows:
-            ((n, last),) = self.sql("select count(*), max(generation_id) from generations").fetchall()
-            raise GenerationNotFound(generation_id, n, last)
+            raise generation_not_found(generation_id, self.snapshot, self._reader)
         row = rows[0]
         (run,) = self._reader.rows(self.snapshot, "runs", run_id=row["run_id"]).to_pylist()
         layers = json.loads(run["generation_config"])["layers"] if "activations" in run["recorded"] else ()
@@ -168,6 +169,24 @@ class Store:
             _reader=self._reader,
             _snapshot=self.snapshot,
         )
+
+    def factorizations(self) -> pd.DataFrame:
+        """The rows of `factorizations`, by factorization_id."""
+        return self.sql("select * from factorizations order by factorization_id").df()
+
+    def save(self, factors: Factors, name: str | None = None) -> int:
+        """Keep factors in the tables `factorizations`, `factor_tokens` and `factor_neurons`; gives the factorization_id.
+
+        They are of generations of this store, and the same factors saved again are another factorization. The store is then
+        seen as it is now, as after `refresh()`. Raises InvalidOption for factors of anything else, or when the store was
+        opened `at` a commit; GenerationNotFound; StoreReadOnly or DiskFull.
+        """
+        if self._at is not None:
+            raise InvalidOption("at", self._at, "a store as it was can only be read; open it without `at` to save")
+        factorization = factorization_of(factors, name, self.refresh().snapshot, self._reader)
+        factorization_id = save_factorization(self._log, factorization)
+        self.refresh()
+        return factorization_id
 
     def batches(self, table: str, **wanted: int | tuple[int, int]) -> Iterator[Batch]:
         """All rows of a table with vectors (`activation_vectors`, `embeddings`, `gradients`, …) as arrays, in its order.

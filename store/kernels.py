@@ -137,7 +137,7 @@ def scatter(values, places, out):  # type: ignore[no-untyped-def]
 def turn(values, places, out):  # type: ignore[no-untyped-def]
     """As `scatter`, for values of which columns lie together in memory."""
     n, n_tokens = values.shape
-    tile = np.empty((64, 65), values.dtype)  # rows of `out` may all fall on the same few lines of the cache, these do not
+    tile = np.empty((64, 65), values.dtype)  # rows of `out` may share the same few lines of the cache, these do not
     for start in range(0, n_tokens, 64):
         width = min(64, n_tokens - start)
         for first in range(0, n, 64):

@@ -31,6 +31,7 @@ SHAPED = [
         "capture.replay",
         "queries.generation",
         "queries.saliency",
+        "store.factorizations",
         "store.reader",
         "store.shard",
     )

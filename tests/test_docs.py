@@ -7,6 +7,7 @@ from pathlib import Path
 
 import actlake
 import pytest
+import stores
 from actlake.cli import cli
 from actlake.queries.catalog import dot_command
 from actlake.queries.connection import Database, empty_files
@@ -42,6 +43,21 @@ def test_every_public_name_is_in_some_page() -> None:
 
 def test_the_page_of_the_tables_is_that_of_the_schema() -> None:
     assert PAGES["tables.md"] == tables_page(), "write it again: python tests/test_docs.py"
+
+
+def test_the_examples_of_saved_factors_run(tmp_path: Path) -> None:
+    stores.a_store(Location.of(tmp_path))
+    store = actlake.open(tmp_path)
+    page = PAGES["queries.md"].partition("### Saved factors")[2].replace("layers=[4]", "layers=[3]")
+    names = {"store": store}
+    save, join = re.findall("```python\n(.*?)```", page, re.DOTALL)
+    exec(save, names)
+    assert store.factorizations()["name"].tolist() == ["layer 4"]
+    rows = eval(join, names)
+    assert set(rows.columns) == {"factor", "layer", "neuron", "token", "mean", "n"}
+    (query,) = re.findall("```sql\n(.*?)```", page, re.DOTALL)
+    assert len(rows.fetchall()) == stores.N_TOKENS
+    assert len(store.read_sql(query).fetchall()) == 5 * (stores.N_TOKENS - stores.N_PROMPT_TOKENS)
 
 
 def test_links_between_pages_lead_somewhere() -> None:
