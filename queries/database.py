@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -20,7 +21,6 @@ from .formats import Format
 from .generation import Generation, generation_not_found
 from .interchange import arrow_dataset, hugging_face_datasets
 from .limits import Limits
-from .messages import query_error
 from .responding import moments
 from .sandbox import QueryResult, Sandbox
 from .saved import factorization_of
@@ -64,9 +64,18 @@ class Store:
 
         This is all of DuckDB, in your process, with your rights; values go in `params` (`?` or `$name`).
         Raises QueryError, with DuckDB's message in one line; MissingFile or CorruptFile. An error while its rows are fetched is
-        DuckDB's own: a damaged page, whose file it names unless the page's header is (`actlake verify --deep` names it then).
+        DuckDB's own, which does not name the file where a page's header is damaged; `reading` always does.
         """
         return self._database.sql(query, params)
+
+    def reading(
+        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[duckdb.DuckDBPyRelation]:
+        """As `sql`, for rows that are fetched inside of `with`: errors then are QueryError, or CorruptFile with the file's name.
+
+        Costs nothing more, unless a page cannot be read: then the files that the query can need are read to find it.
+        """
+        return self._database.reading(query, params)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with the tables and views, for what `sql` has no door to: your own frames, `register`, …"""
@@ -135,22 +144,23 @@ class Store:
 
     def runs(self) -> pd.DataFrame:
         """The rows of `runs`, by run_id."""
-        return self.sql("select * from runs order by run_id").df()
+        return self._frame("select * from runs order by run_id")
 
     def generations(self) -> pd.DataFrame:
         """The rows of `generations` with their run's model, by generation_id."""
-        return self.sql("""
+        return self._frame("""
             select generation_id, run_id, model, prompt, completion, n_prompt_tokens, n_tokens, finish_reason, metadata
             from generations join runs using (run_id)
             order by generation_id
-        """).df()
+        """)
 
     def neighbours(self, generation_id: int) -> tuple[int | None, int | None]:
         """The numbers of the generations before and after one, None where there is none."""
         query = (
             "select max(generation_id) filter (generation_id < $id), min(generation_id) filter (generation_id > $id)"
         )
-        ((before, after),) = self.sql(f"{query} from generations", {"id": generation_id}).fetchall()
+        with self.reading(f"{query} from generations", {"id": generation_id}) as rows:
+            ((before, after),) = rows.fetchall()
         return before, after
 
     def generation(self, generation_id: int) -> Generation:
@@ -172,7 +182,7 @@ class Store:
 
     def factorizations(self) -> pd.DataFrame:
         """The rows of `factorizations`, by factorization_id."""
-        return self.sql("select * from factorizations order by factorization_id").df()
+        return self._frame("select * from factorizations order by factorization_id")
 
     def save(self, factors: Factors, name: str | None = None) -> int:
         """Keep factors in the tables `factorizations`, `factor_tokens` and `factor_neurons`; gives the factorization_id.
@@ -222,19 +232,14 @@ class Store:
         runs = len(self.snapshot.reservations)
         if run_id is not None and not 0 <= run_id < runs:
             raise RunNotFound(run_id, runs)
-        positions = self.sql(
-            """
+        query = """
             from tokens join generations using (generation_id)
             where ($special or not is_special) and run_id = coalesce($run, run_id)
             order by generation_id, position
-            """,
-            {"special": special, "run": run_id},
-        )
-        try:
+        """
+        with self.reading(query, {"special": special, "run": run_id}) as positions:
             holds = duckdb.CoalesceOperator(duckdb.SQLExpression(predicate), duckdb.ConstantExpression(False))
             selected = positions.select("generation_id", "position", holds.cast("boolean").alias("selected")).df()
-        except duckdb.Error as error:
-            raise query_error(error) from error
         n_selected = int(selected["selected"].sum())
         if n_selected in (0, len(selected)):
             where = "at no position" if n_selected == 0 else f"at all {n_selected} positions"
@@ -267,6 +272,10 @@ class Store:
         n_generations = sum(file.rows for file in self.snapshot.of("generations"))
         return f"<actlake.Store {self.uri!r}: {len(self.snapshot.reservations)} runs, {n_generations} generations>"
 
+    def _frame(self, query: str) -> pd.DataFrame:
+        with self.reading(query) as rows:
+            return rows.df()
+
     @property
     def _database(self) -> Database:
         database = self._opened  # another thread may refresh
@@ -277,7 +286,7 @@ class Store:
                 self.snapshot,
                 partly_indexed(self.snapshot, self._reader),
                 files,
-                check=Footers(location).check,
+                check=Footers(location),
                 name_of=(lambda path: location.full(path).translate(GLOB)) if is_local else files.url,
             )
         return database

@@ -1,6 +1,5 @@
 """Whether a store is what its log says."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ActlakeError, CorruptFile, CorruptLog, FormatTooNew, StoreUnreachable
-from .footers import footer_of, opened_file
+from .footers import footer_of, has_its_bytes
 from .location import Location
 from .log import DataFile, Log, Snapshot
 from .reader import Reader
@@ -34,8 +33,6 @@ from .verify_projection import projection_problems
 RECORDED = (TOKENS.name, EMBEDDINGS.name, GRADIENTS.name, ACTIVATION_VECTORS.name)
 
 REBUILD = "`actlake index --rebuild` makes the projection again"
-
-_PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def _file_problem(location: Location, file: DataFile, *, deep: bool) -> str | No
     if size != file.bytes:
         return f"{path} has {size} bytes, its commit says {file.bytes}{again}"
     try:
-        if deep and _sha256(location, file) != file.sha256:
+        if deep and not has_its_bytes(location, file):
             return f"{path} does not have the checksum that its commit says{again}"
         rows = pq.read_metadata(pa.BufferReader(footer_of(location, file))).num_rows
     except StoreUnreachable:
@@ -148,14 +145,6 @@ def _file_problem(location: Location, file: DataFile, *, deep: bool) -> str | No
             raise problem from error
         return f"{path} has a Parquet footer that cannot be read{again}"
     return None if rows == file.rows else f"{path} has {rows} rows, its commit says {file.rows}{again}"
-
-
-def _sha256(location: Location, file: DataFile) -> str:
-    digest = hashlib.sha256()
-    with opened_file(location, file.path) as source:
-        for start in range(0, file.bytes, _PIECE):
-            digest.update(source.read_at(min(_PIECE, file.bytes - start), start))
-    return digest.hexdigest()
 
 
 def _check_rows(snapshot: Snapshot, reader: Reader) -> tuple[int, list[str]]:
