@@ -405,7 +405,8 @@ def _page(group: pa.Table, table: Table) -> Future[_Page]:
     """The vector column of a row group as a page, in the making."""
     chunks = group[table.vector]
     rows = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
-    return threads().submit(vector_page, rows.flatten().to_numpy().reshape(len(rows), -1), table.repeats)
+    flat = rows.values[rows.offsets[0].as_py() : rows.offsets[-1].as_py()]  # `flatten` would copy
+    return threads().submit(vector_page, flat.to_numpy().reshape(len(rows), -1), table.repeats)
 
 
 def vector_page(matrix: Float32[np.ndarray, "rows width"], repeats: bool = False) -> _Page:

@@ -66,7 +66,7 @@ class Table:
     def key(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns if column.key)
 
-    @property
+    @cached_property
     def vector(self) -> str | None:
         """The name of the vector column, if the table has one."""
         return next((column.name for column in self.columns if column.type == VECTOR), None)

@@ -168,18 +168,21 @@ def _gradient_rows(generation: CapturedGeneration, precision: Precision) -> pa.T
 def _activation_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
     if generation.activations is None:
         return None
-    n = generation.n_tokens
-    return pa.concat_tables(
-        _table(
-            ACTIVATION_VECTORS,
-            generation_id=np.full(n, generation.generation_id),
-            position=np.arange(n),
-            layer=np.full(n, layer),
-            activation=_vectors(
-                values, precision, f"an activation of generation {generation.generation_id}, layer {layer}"
-            ),
+    n, layers = generation.n_tokens, sorted(generation.activations)
+    vectors = [
+        _vectors(
+            generation.activations[layer],
+            precision,
+            f"an activation of generation {generation.generation_id}, layer {layer}",
         )
-        for layer, values in sorted(generation.activations.items())
+        for layer in layers
+    ]
+    return _table(
+        ACTIVATION_VECTORS,
+        generation_id=np.full(n * len(layers), generation.generation_id),
+        position=np.tile(np.arange(n), len(layers)),
+        layer=np.repeat(layers, n),
+        activation=pa.chunked_array(vectors),
     )
 
 
@@ -192,7 +195,7 @@ _RECORDS = {
 }
 
 
-def _table(table: Table, **columns: np.ndarray | pa.Array) -> pa.Table:
+def _table(table: Table, **columns: np.ndarray | pa.Array | pa.ChunkedArray) -> pa.Table:
     return pa.table(columns).select(table.arrow.names).cast(table.arrow)
 
 
