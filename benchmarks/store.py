@@ -204,25 +204,33 @@ def report_generation(store: actlake.Store, folder: Path, rounds: int) -> None:
 
 
 def report_layer(store: actlake.Store, rounds: int) -> None:
-    """One layer streamed as arrays, beside the decompression alone of the very pages that hold it."""
+    """One layer streamed as arrays, beside the decompression alone of the very pages that hold it: on one thread, and on all
+    of them, which are given 16 pages at a time."""
     pages = list(pages_of(store, LAYER))
 
-    def decode() -> None:
-        for _ in threads().map(lambda page: zstandard.ZstdDecompressor().decompress(page), pages):
-            pass
+    def decode(some: list[bytes]) -> None:
+        decompressor = zstandard.ZstdDecompressor()
+        for page in some:
+            decompressor.decompress(page)
+
+    def decode_on_all() -> None:
+        list(threads().map(decode, [pages[start : start + 16] for start in range(0, len(pages), 16)]))
 
     def stream() -> None:
         for batch in store.batches("activation_vectors", layer=LAYER):
             assert batch.vectors.shape[1] == D_FF
 
     stream()
-    ours, raw = [], []
+    ours, one, all_of_them = [], [], []
     for _ in range(rounds):
-        raw.append(seconds(decode))
+        one.append(seconds(lambda: decode(pages)))
+        all_of_them.append(seconds(decode_on_all))
         ours.append(seconds(stream))
     print(f"one layer of the corpus, streamed as arrays          {spread(ours, 1000, ' ms')}")
-    print(f"  zstd decompression alone, as many threads          {spread(raw, 1000, ' ms')}")
-    print(f"    of its speed                                     {ratio(raw, ours)}\n")
+    print(f"  zstd decompression alone, one thread               {spread(one, 1000, ' ms')}")
+    print(f"    of its speed                                     {ratio(one, ours)}")
+    print(f"  zstd decompression alone, all threads              {spread(all_of_them, 1000, ' ms')}")
+    print(f"    of its speed                                     {ratio(all_of_them, ours)}\n")
 
 
 def pages_of(store: actlake.Store, layer: int) -> Iterator[bytes]:
@@ -251,7 +259,7 @@ def report_append(store: actlake.Store, folder: Path, rounds: int) -> None:
     shards = [generations[start : start + 6] for start in range(0, 24, 6)]
     matrices = [matrix for g in generations for matrix in (g.activations or {}).values()]
     n_values = sum(matrix.size for matrix in matrices)
-    appended, encoded = [], []
+    appended, encoded, written = [], [], []
     for _ in range(rounds):
         encoded.append(seconds(lambda: list(threads().map(lambda m: vector_page(rounded(m, "bfloat16")), matrices))))
         location = Location.of(folder / "append")
@@ -263,10 +271,14 @@ def report_append(store: actlake.Store, folder: Path, rounds: int) -> None:
 
         with ThreadPoolExecutor(2) as writers:
             appended.append(seconds(lambda w=writers: list(w.map(append, shards))))
+        files = [path.read_bytes() for path in (folder / "append").rglob("*.parquet")]
+        written.append(seconds(lambda c=files, at=location: [at.write(f"again/{i}", data) for i, data in enumerate(c)]))
         shutil.rmtree(folder / "append")
     print(f"append, {n_values / 1e6:.0f} million activations           {spread(appended, 1000, ' ms')}")
     print(f"  rounding and encoding them alone, on all threads   {spread(encoded, 1000, ' ms')}")
-    print(f"    of its speed                                     {ratio(encoded, appended)}\n")
+    print(f"    of its speed                                     {ratio(encoded, appended)}")
+    print(f"  writing the same bytes to disk alone               {spread(written, 1000, ' ms')}")
+    print(f"    both alone, one after the other, over it         {ratio(sums(encoded, written), appended)}\n")
 
 
 def report_many_shards(folder: Path, rounds: int) -> None:
@@ -287,6 +299,10 @@ def report_many_shards(folder: Path, rounds: int) -> None:
     chosen = [seconds(lambda: store.snapshot.of("activation_vectors", generation_id=77)) for _ in range(rounds + 1)][1:]
     print(f"open a store of 10,000 shards (50,000 files)         {spread(opened, 1000, ' ms')}")
     print(f"  choose one generation's files                      {spread(chosen, 1000, ' ms')}\n")
+
+
+def sums(left: list[float], right: list[float]) -> list[float]:
+    return [a + b for a, b in zip(left, right, strict=True)]
 
 
 def ratio(above: list[float], below: list[float]) -> str:

@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -40,6 +42,9 @@ from .options import CaptureOptions
 from .plan import Plan, Work, byte_budget, make_plan
 from .prompts import Prompt, prompts_from
 from .replay import Recorded, replay
+
+IN_WRITING = 1
+"""Batches that wait to be on disk while the model does the next one."""
 
 
 @dataclass(frozen=True)
@@ -128,23 +133,45 @@ def capture_plan(
         if on_progress:
             on_progress(Progress(len(done), len(plan.works), n_tokens, n_bytes, time.monotonic() - started))
 
+    def write(works: Sequence[Work], generations: Sequence[CapturedGeneration]) -> _Written:
+        files = write_shard(location, generations, options.precision)
+        snapshot = _commit_unit(log, captured, generations, files)
+        if files[0].path not in snapshot.files:  # another process did some of it meanwhile
+            return _Written(captured.of(snapshot), again=tuple(works))
+        counts = (len(works), sum(g.n_tokens for g in generations), sum(file.bytes for file in files))
+        return _Written(captured.of(snapshot), *counts)
+
     report()
-    for unit in plan.units(options):
-        while missing := [work for work in unit if first + work.prompt_index not in done]:
-            generations = capture_unit(model, missing, plan.layers, options, reservation)
-            files = write_shard(location, generations, options.precision)
-            snapshot = _commit_unit(log, captured, generations, files)
-            done = captured.of(snapshot)
-            if files[0].path in snapshot.files:  # else another process did some of it meanwhile
-                n_captured += len(generations)
-                n_tokens += sum(generation.n_tokens for generation in generations)
-                n_bytes += sum(file.bytes for file in files)
-            report()
+    units, in_writing = deque(plan.units(options)), deque[Future[_Written]]()
+    with ThreadPoolExecutor(1, thread_name_prefix="actlake-write") as writer:  # while the model does the next unit
+        while units or in_writing:
+            if units and (missing := [work for work in units.popleft() if first + work.prompt_index not in done]):
+                generations = capture_unit(model, missing, plan.layers, options, reservation)
+                in_writing.append(writer.submit(write, missing, generations))
+            if in_writing and (not units or len(in_writing) > IN_WRITING):
+                written = in_writing.popleft().result()
+                done = written.done
+                n_captured, n_tokens = n_captured + written.n_generations, n_tokens + written.n_tokens
+                n_bytes += written.n_bytes
+                if written.again:
+                    units.append(written.again)
+                report()
     _complete(log, key, reservation.run_id)
     if options.index and options.records("activations"):
         index(location)
     seconds = time.monotonic() - started
     return Run(location.uri, reservation.run_id, first, len(plan.works), n_captured, n_tokens, n_bytes, seconds)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What became of a unit: generations that the store has of the run now, what was added, what is to be done again."""
+
+    done: set[int]
+    n_generations: int = 0
+    n_tokens: int = 0
+    n_bytes: int = 0
+    again: tuple[Work, ...] = ()
 
 
 def check_space(location: Location, model: Model, plan: Plan, options: CaptureOptions) -> None:
