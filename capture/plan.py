@@ -54,6 +54,8 @@ def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) 
     """Tokens, layers and batches of a run. Raises InvalidPrompt, PromptTooLong, UnknownLayer or InvalidOption."""
     if not prompts:
         raise InvalidPrompt("prompts", "there is none; give a file or a text")
+    if options.ffn not in (None, model.anatomy.ffn):
+        raise InvalidOption("ffn", options.ffn, f"the model was loaded with {model.anatomy.ffn}")
     layers = tuple(sorted(set(range(model.anatomy.n_layers) if options.layers is None else options.layers)))
     if unknown := [layer for layer in layers if not 0 <= layer < model.anatomy.n_layers]:
         raise UnknownLayer(unknown, range(model.anatomy.n_layers))

@@ -3,7 +3,7 @@
 Texts are padded at the right, where causal attention never looks; every position of every text is real.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -97,20 +97,22 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool) -> Itera
     def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         taps.last_hidden = args[0]
 
-    def activation_of(layer: int) -> object:
+    def activation_of(module_name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        runs = iter([layer for layer, name in enumerate(anatomy.ffn_outputs) if name == module_name])
+
         def activation(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            taps.activations[layer] = args[0].detach()
+            if (layer := next(runs)) in layers:
+                taps.activations[layer] = args[0].detach()
 
         return activation
 
+    wanted = {anatomy.ffn_outputs[layer] for layer in layers}
     handles = [
         network.get_submodule(anatomy.embedding).register_forward_hook(embedding),
-        network.get_submodule(anatomy.unembedding).register_forward_pre_hook(last_hidden),
-        *(
-            network.get_submodule(anatomy.ffn_outputs[layer]).register_forward_pre_hook(activation_of(layer))
-            for layer in layers
-        ),
+        *(network.get_submodule(name).register_forward_pre_hook(activation_of(name)) for name in wanted),
     ]
+    if anatomy.unembedding is not None:
+        handles.append(network.get_submodule(anatomy.unembedding).register_forward_pre_hook(last_hidden))
     try:
         yield taps
     finally:

@@ -94,7 +94,7 @@ def capture(
 
     `model` is a Hugging Face id, a local folder, a .gguf file, `smollm2-135m`, or a Model in hand. `prompts` are texts,
     mappings with a `prompt` or `text` (other fields become metadata), or a path to a .txt or .jsonl file.
-    `options` are those of `CaptureOptions`: max_new_tokens, record, layers, precision, batch_size, device, dtype,
+    `options` are those of `CaptureOptions`: max_new_tokens, record, layers, precision, batch_size, ffn, device, dtype,
     temperature, top_k, top_p, seed, chat, gradient_tokens, name, index.
 
     The same call on the same store finishes what is missing and writes nothing twice. Each batch is committed as it is
@@ -102,8 +102,9 @@ def capture(
     """
     chosen = CaptureOptions(**options)
     records = prompts_from(prompts)
-    loaded = load_model(model, device=chosen.device, dtype=chosen.dtype) if isinstance(model, str) else model
-    return capture_plan(Location.of(store), loaded, make_plan(loaded, records, chosen), chosen, on_progress)
+    if isinstance(model, str):
+        model = load_model(model, device=chosen.device, dtype=chosen.dtype, ffn=chosen.ffn)
+    return capture_plan(Location.of(store), model, make_plan(model, records, chosen), chosen, on_progress)
 
 
 def capture_plan(
@@ -234,6 +235,7 @@ def _run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any
         "end_ids": model.end_ids,
         "dtype": model.dtype,
         "layers": plan.layers,
+        "ffn": anatomy.ffn,
     }
     libraries = ("actlake", "torch", "transformers", "tokenizers", "pyarrow")
     return {

@@ -13,6 +13,7 @@ from actlake.queries.connection import Database, empty_files
 from actlake.queries.files import StoreFiles
 from actlake.store import TABLES, Location, Snapshot
 from click.testing import CliRunner
+from families import KINDS, REFUSED, REFUSED_SAID
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -42,6 +43,10 @@ def test_every_public_name_is_in_some_page() -> None:
 
 def test_the_page_of_the_tables_is_that_of_the_schema() -> None:
     assert PAGES["tables.md"] == tables_page(), "write it again: python tests/test_docs.py"
+
+
+def test_the_page_of_the_models_is_that_of_those_that_are_tested() -> None:
+    assert PAGES["models.md"] == models_page(), "write it again: python tests/test_docs.py"
 
 
 def test_links_between_pages_lead_somewhere() -> None:
@@ -83,6 +88,23 @@ def tables_page() -> str:
     return "".join(parts)
 
 
+def models_page() -> str:
+    """`docs/models.md`, from the models that the tests build."""
+    parts = [
+        "# Models\n\nWhat is tested, from `tests/families.py`: of each kind a tiny random model is built, and what is "
+        "recorded of it is compared\nwith plain runs of that model. Others of the same shapes are found in the same way "
+        "([capture.md](capture.md)).\n"
+    ]
+    for title, said, families in KINDS:
+        parts.append(f"\n## {title}\n\n{said}\n\n| model type | output projections of the FFNNs | |\n|---|---|---|\n")
+        for family in families:
+            note = f"{family.note[:1].upper()}{family.note[1:]}"
+            parts.append(f"| `{family.model_type}` | `{family.ffn}` | {note} |\n")
+    refused = ", ".join(f"`{config.removesuffix('Config')}`" for config in REFUSED)
+    parts.append(f"\n## Refused\n\n{REFUSED_SAID}\n\nTested: {refused}.\n")
+    return "".join(parts)
+
+
 def heading(name: str, comment: str) -> str:
     """A table's or view's name and meaning, and the head of the table of its columns."""
     return f"\n## {name}\n\n{comment[0].upper()}{comment[1:]}.\n\n| column | type | |\n|---|---|---|\n"
@@ -91,3 +113,4 @@ def heading(name: str, comment: str) -> str:
 if __name__ == "__main__":
     (ROOT / "docs/tables.md").write_text(tables_page())
     (ROOT / "docs/cli.md").write_text(cli_page())
+    (ROOT / "docs/models.md").write_text(models_page())
