@@ -177,7 +177,8 @@ def _blocks(model: nn.Module, calls: Sequence[Call], name: str) -> tuple[str, ..
             "it has no list of modules that all run and in order, so its blocks were not found; "
             f"name the FFNNs' output projections by hand, as --ffn '{BY_HAND}'",
         )
-    largest = max(once or again, key=lambda path: sum(p.numel() for p in model.get_submodule(path).parameters()))
+    sizes = {path: sum(p.numel() for p in model.get_submodule(path).parameters()) for path in again}
+    largest = max(once or again, key=lambda path: (sizes[path], path.count(".")))  # ALBERT has a list in a list
     return tuple(runs[largest])
 
 

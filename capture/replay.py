@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from .gradients import output_gradients
+from .masked import masked_gradients, masked_predictions, masked_targets
 from .models import Model
 
 PREDICTIONS_AT_ONCE = 256
@@ -21,7 +22,10 @@ PREDICTIONS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the replay gives of one text of `n` tokens, `p` of them the prompt; see `store.CapturedGeneration`."""
+    """What the replay gives of one text of `n` tokens, `p` of them the prompt; see `store.CapturedGeneration`.
+
+    Of an encoder's: `masked` are the masked positions, and `targets` the tokens there that are explained.
+    """
 
     embeddings: Float32[np.ndarray, "n d_model"]
     activations: dict[int, Float32[np.ndarray, "n d_ff"]]
@@ -29,6 +33,8 @@ class Recorded:
     logprob: Float32[np.ndarray, "n"]
     rank: Int32[np.ndarray, "n"]
     entropy: Float32[np.ndarray, "n"]
+    masked: tuple[int, ...] | None = None
+    targets: tuple[int, ...] = ()
 
 
 def replay(
@@ -73,6 +79,49 @@ def replay(
             *predictions[row],
         )
         for row, n in enumerate(map(len, texts))
+    ]
+
+
+def replay_encoder(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    *,
+    layers: Sequence[int],
+    gradients: bool,
+) -> list[Recorded]:
+    """As `replay`, for a model that reads all positions at once.
+
+    `targets` are the tokens to explain at each text's masked positions; the likeliest where there are none. Nothing is said
+    about other positions (log-probability, rank and entropy 0), nor by a model that predicts no token.
+    """
+    lengths = [len(text) for text in texts]
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], True, model.pad_id).to(model.device)
+    mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long().to(model.device)
+    masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
+    gradients = gradients and any(masked)
+    with _recording(model, layers, gradients=gradients) as taps, torch.set_grad_enabled(gradients):
+        output = model.network(input_ids=ids, attention_mask=mask)
+    logits = output.logits if model.mask_id is not None else torch.zeros(*ids.shape, 0, device=ids.device)
+    chosen = [
+        masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
+        for row, positions in enumerate(masked)
+    ]
+    columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
+    if gradients:
+        columns = masked_gradients(taps.embedding, logits, masked, chosen, lengths)
+    embeddings = _numpy(taps.embedding)
+    activations = {layer: _numpy(a).reshape(*ids.shape, -1) for layer, a in taps.activations.items()}
+    return [
+        Recorded(
+            embeddings[row, :n],
+            {layer: a[row, :n] for layer, a in activations.items()},
+            columns[row],
+            *masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]),
+            masked=tuple(masked[row]),
+            targets=chosen[row],
+        )
+        for row, n in enumerate(lengths)
     ]
 
 

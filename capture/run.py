@@ -39,7 +39,7 @@ from .models import Model, load_model
 from .options import CaptureOptions
 from .plan import Plan, Work, byte_budget, make_plan
 from .prompts import Prompt, prompts_from
-from .replay import Recorded, replay
+from .replay import Recorded, replay, replay_encoder
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,14 @@ def capture_unit(
 ) -> list[CapturedGeneration]:
     """Generate and replay one batch; nothing is written."""
     prompts = [work.token_ids for work in works]
+    if not model.anatomy.is_causal:
+        texts = replay_encoder(
+            model, prompts, [work.targets for work in works], layers=layers, gradients=options.records("gradients")
+        )
+        return [
+            _captured_generation(model, work, [], what, options, reservation)
+            for work, what in zip(works, texts, strict=True)
+        ]
     room = works[0].max_new_tokens
     completions: list[list[int]] = [[] for _ in works]
     if room:
@@ -194,7 +202,7 @@ def _captured_generation(
         run_id=reservation.run_id,
         prompt_index=work.prompt_index,
         prompt=work.text,
-        completion=text.completion(completion),
+        completion=text.completion(completion) or " ".join(text.text_of(target).strip() for target in recorded.targets),
         n_prompt_tokens=len(work.token_ids),
         finish_reason=reason,
         metadata=work.prompt.metadata,
@@ -211,6 +219,7 @@ def _captured_generation(
         embeddings=recorded.embeddings if options.records("embeddings") else None,
         activations=recorded.activations if options.records("activations") else None,
         gradients=recorded.gradients if options.records("gradients") else None,
+        masked=recorded.masked,
     )
 
 
@@ -236,6 +245,7 @@ def _run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any
         "dtype": model.dtype,
         "layers": plan.layers,
         "ffn": anatomy.ffn,
+        **({} if anatomy.is_causal else {"attention": "bidirectional"}),
     }
     libraries = ("actlake", "torch", "transformers", "tokenizers", "pyarrow")
     return {

@@ -54,7 +54,8 @@ def saliency_matrix(
     if method not in METHODS:
         raise InvalidOption("method", method, f"choose one of {', '.join(METHODS)}")
     x = embeddings.astype(np.float64)
-    scores = np.zeros((len(gradients), len(embeddings) - 1))
+    width = max([len(embeddings) - 1, *map(len, gradients)])
+    scores = np.zeros((len(gradients), width))
     for row, gradient in zip(scores, gradients, strict=True):
         n_inputs = len(gradient)
         row[:n_inputs] = _SCORES[method](gradient.astype(np.float64), x[:n_inputs])

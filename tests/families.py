@@ -227,11 +227,56 @@ DECODERS = (
         {"d_model": 16, "ffn_dim": 40, "num_layers": 2, "attention_heads": 4},
     ),
 )
+SEQUENCES = {
+    "d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 40, "decoder_ffn_dim": 40,
+}  # fmt: skip
+T5_SIZES = {"d_model": 16, "d_kv": 4, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+MASKED = (
+    Family(
+        "AlbertConfig",
+        "albert",
+        "albert.encoder.albert_layer_groups.0.albert_layers.{i}.ffn_output",
+        {"embedding_size": 8},
+        note="all layers share one module, which is read at each of its runs",
+    ),
+    Family("BertConfig", "bert", "bert.encoder.layer.{i}.output.dense"),
+    Family(
+        "DistilBertConfig",
+        "distilbert",
+        "distilbert.transformer.layer.{i}.ffn.lin2",
+        {"n_layers": 2, "dim": 16, "hidden_dim": 40, "n_heads": 4},
+    ),
+    Family("ElectraConfig", "electra", "electra.encoder.layer.{i}.output.dense", {"embedding_size": 8}),
+    Family("DebertaV2Config", "deberta-v2", "deberta.encoder.layer.{i}.output.dense"),
+    Family("ModernBertConfig", "modernbert", "model.layers.{i}.mlp.Wo", note="gated"),
+    Family("MPNetConfig", "mpnet", "mpnet.encoder.layer.{i}.output.dense"),
+    Family("RobertaConfig", "roberta", "roberta.encoder.layer.{i}.output.dense"),
+    Family("XLMRobertaConfig", "xlm-roberta", "roberta.encoder.layer.{i}.output.dense"),
+)
+ENCODER_DECODERS = (
+    Family("BartConfig", "bart", "layers.{i}.fc2", SEQUENCES),
+    Family("MBartConfig", "mbart", "layers.{i}.fc2", SEQUENCES),
+    Family("MT5Config", "mt5", "block.{i}.layer.1.DenseReluDense.wo", T5_SIZES, note="gated"),
+    Family("PegasusConfig", "pegasus", "layers.{i}.fc2", SEQUENCES),
+    Family("T5Config", "t5", "block.{i}.layer.1.DenseReluDense.wo", T5_SIZES),
+)
 KINDS = (
     (
         "Decoders",
         "Embeddings, activations and gradients; the models write after a prompt. `{i}` is the layer's number.",
         DECODERS,
+    ),
+    (
+        "Encoders",
+        "Embeddings and activations of given texts, and gradients of the token at each masked position. A checkpoint without a\n"
+        "masked language model's head (a sentence encoder, ELECTRA's discriminator) gives embeddings and activations.",
+        MASKED,
+    ),
+    (
+        "Encoder–decoders",
+        "Embeddings and activations of the encoder, of given texts. What the decoder does is not recorded.",
+        ENCODER_DECODERS,
     ),
 )
 """A title, what is recorded, and which: the sections of docs/models.md."""
