@@ -60,6 +60,19 @@ def test_more_than_ten_layers_stay_in_order_though_names_sort_otherwise() -> Non
     assert anatomy.blocks == tuple(f"model.layers.{layer}" for layer in range(12))
 
 
+def test_of_more_than_ten_layers_each_is_recorded_under_its_number(
+    tmp_path: Path, model_saver: Callable[..., Path]
+) -> None:
+    saved = model_saver(tmp_path / "model", "LlamaConfig", 2.0, **{**SIZES, "num_hidden_layers": 12})
+    model = load_model(str(saved))
+    actlake.capture(tmp_path / "s", model, ["a, b"], max_new_tokens=2, precision="float32", layers=[11, 2, 10])
+    generation = actlake.open(tmp_path / "s").generation(0)
+    assert generation.layers == (2, 10, 11)
+    for layer in generation.layers:
+        (expected,) = ffn_inputs(model.network, model.network.model.layers[layer].mlp.down_proj, generation)
+        np.testing.assert_allclose(generation.activations([layer]), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_ffnn_as_wide_as_the_model_is_not_taken_for_attention() -> None:
     anatomy = find_anatomy(network("LlamaConfig", intermediate_size=16), "square")
     assert anatomy.ffn_outputs[0] == "model.layers.0.mlp.down_proj"
