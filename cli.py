@@ -182,22 +182,24 @@ def info(store: str, at: int | None, as_json: bool) -> None:
     actlake info corpus
     """
     opened = Store(store, at=at)
-    runs = opened.sql("""
+    query = """
         select run_id, name, model, architecture, n_layers, d_model, d_ff, precision, recorded, status,
             count(generation_id) as generations, coalesce(sum(n_tokens), 0)::bigint as tokens
         from runs left join generations using (run_id)
         group by all order by run_id
-    """)
+    """
+    with opened.reading(query) as runs:
+        names, found = runs.columns, runs.fetchall()
     tables = opened.size()
     if as_json:
-        rows = [dict(zip(runs.columns, row, strict=True)) for row in runs.fetchall()]
+        rows = [dict(zip(names, row, strict=True)) for row in found]
         tables_json = tables.to_dict("records")
         click.echo(
             json.dumps({"store": store, "version": opened.snapshot.version, "runs": rows, "tables": tables_json})
         )
         return
     click.echo(f"{store}: commit {opened.snapshot.version}\n")
-    click.echo(table_text(runs.columns, [[*row[:8], ", ".join(row[8]), *row[9:]] for row in runs.fetchall()]))
+    click.echo(table_text(names, [[*row[:8], ", ".join(row[8]), *row[9:]] for row in found]))
     click.echo()
     click.echo(table_text(list(tables.columns), tables.to_numpy().tolist()))
 
@@ -399,8 +401,8 @@ def demo(store: str, no_serve: bool, port: int) -> None:
     opened = Store(store)
     for example in examples():
         click.echo(f"\n{example.question}\n")
-        relation = opened.sql(example.sql)
-        click.echo(table_text(relation.columns, relation.fetchall()))
+        with opened.reading(example.sql) as rows:
+            click.echo(table_text(rows.columns, rows.fetchall()))
     click.echo(f'\nask more:  actlake sql {store} "select …"\nlook:      actlake serve {store}')
     if not no_serve:
         _serve(opened, port)

@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -22,7 +23,7 @@ from ..store.schema import TABLES
 from .catalog import asks_for_comments, with_comments
 from .comments import comment_on_all, definitions, literal, quoted
 from .files import StoreFiles
-from .messages import query_error
+from .messages import is_duckdbs, query_error, says_of_no_file
 from .plan import INDEXED, UNINDEXED, Ranges, Scans, columns_of, scans_of
 
 Path = Literal["by_token", "by_neuron"]
@@ -46,9 +47,11 @@ Files = Mapping[str, Sequence[DataFile]]
 
 
 class Check(Protocol):
-    """Raises MissingFile or CorruptFile for files that are not what their commits say; `again` if it has seen them already."""
+    """Raises MissingFile or CorruptFile for files that are not what their commits say (`Footers`)."""
 
-    def __call__(self, files: Iterable[DataFile], *, again: bool = False) -> None: ...
+    def check(self, files: Iterable[DataFile], *, again: bool = False) -> None: ...
+
+    def check_bytes(self, files: Iterable[DataFile]) -> None: ...
 
 
 Params = Sequence[Any] | Mapping[str, Any] | None
@@ -66,7 +69,7 @@ class Database:
         check: Check,
         name_of: Callable[[str], str],
     ) -> None:
-        """`partly_indexed` is the store's; `check` sees files before they are read (`Footers.check`); `name_of` gives the name
+        """`partly_indexed` is the store's; `check` sees files before they are read; `name_of` gives the name
         by which DuckDB opens a path. From `files` it reads the empty files that stand where nothing is to be read."""
         self._snapshot, self._indexed = snapshot, partly_indexed
         self._store_files, self._check, self._name_of = files, check, name_of
@@ -82,8 +85,7 @@ class Database:
         query = with_comments(query)
         if asks_for_comments(query):
             self._comment()
-        scans = scans_of(query, params)
-        chosen, path = (self._files, DEFAULT_PATH) if scans is None else self.choose(scans)
+        chosen, path = self._chosen(query, params)
         try:
             try:
                 return self._cursor(chosen, path).sql(query, params=params)
@@ -92,8 +94,30 @@ class Database:
         except duckdb.Error as error:
             if isinstance(error, duckdb.IOException):  # a file that was there may be gone
                 for tables in (chosen, self._files):
-                    self._check((file for files in tables.values() for file in files), again=True)
+                    self._check.check((file for files in tables.values() for file in files), again=True)
             raise query_error(error, self.opened()) from error
+
+    @contextmanager
+    def reading(self, query: str, params: Params = None) -> Iterator[duckdb.DuckDBPyRelation]:
+        """As `sql`, for rows that are fetched inside: then too an error is QueryError, and a damaged file is named."""
+        relation = self.sql(query, params)
+        try:
+            yield relation
+        except (duckdb.Error, OSError) as error:
+            if not is_duckdbs(error):
+                raise
+            if says_of_no_file(error):
+                self.check_bytes(query, params)
+            raise query_error(error, self.opened()) from error
+
+    def check_bytes(self, query: str, params: Params = None) -> None:
+        """Raise CorruptFile for the first damaged file that a query can need; reads all of them."""
+        chosen, _ = self._chosen(query, params)
+        self._check.check_bytes(file for files in chosen.values() for file in files)
+
+    def _chosen(self, query: str, params: Params) -> tuple[Files, Path]:
+        scans = scans_of(query, params)
+        return (self._files, DEFAULT_PATH) if scans is None else self.choose(scans)
 
     def choose(self, scans: Scans) -> tuple[Files, Path]:
         """The files of each table that scans can need, and the path to `activations` that reads less."""
@@ -109,7 +133,7 @@ class Database:
         """A connection of its own with all tables and views, whose lists of files are fixed."""
         connection = duckdb.connect(":memory:")
         connection.register_filesystem(self._store_files)
-        self._check(file for files in self._files.values() for file in files)
+        self._check.check(file for files in self._files.values() for file in files)
         for name, files in self._files.items():
             connection.read_parquet(self._names(name, files), filename=name == UNINDEXED).create_view(name)
         self._finish(connection)
@@ -144,7 +168,7 @@ class Database:
 
     def _cursor(self, chosen: Files, path: Path) -> duckdb.DuckDBPyConnection:
         """A cursor whose views read these files, and whose `activations` takes this path."""
-        self._check(file for files in chosen.values() for file in files)
+        self._check.check(file for files in chosen.values() for file in files)
         cursor = self.opened().cursor()
         for name, files in chosen.items():
             self._set_files(cursor, name, files)

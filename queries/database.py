@@ -3,25 +3,27 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
 import pyarrow.dataset as pads
 
-from ..errors import GenerationNotFound, InvalidOption, RunNotFound, UnknownLayer
-from ..store import TABLES, Batch, Footers, Location, Log, Reader, partly_indexed, shapes
+from ..errors import InvalidOption, RunNotFound, UnknownLayer
+from ..store import TABLES, Batch, Footers, Location, Log, Reader, partly_indexed, save_factorization, shapes
 from .catalog import dot_command
 from .connection import Database, empty_files
 from .export import export
+from .factors import Factors
 from .files import GLOB, StoreFiles
 from .formats import Format
-from .generation import Generation
+from .generation import Generation, generation_not_found
 from .interchange import arrow_dataset, hugging_face_datasets
 from .limits import Limits
-from .messages import query_error
 from .responding import moments
 from .sandbox import QueryResult, Sandbox
+from .saved import factorization_of
 from .script import views_script
 
 if TYPE_CHECKING:
@@ -62,9 +64,18 @@ class Store:
 
         This is all of DuckDB, in your process, with your rights; values go in `params` (`?` or `$name`).
         Raises QueryError, with DuckDB's message in one line; MissingFile or CorruptFile. An error while its rows are fetched is
-        DuckDB's own: a damaged page, whose file it names unless the page's header is (`actlake verify --deep` names it then).
+        DuckDB's own, which does not name the file where a page's header is damaged; `reading` always does.
         """
         return self._database.sql(query, params)
+
+    def reading(
+        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[duckdb.DuckDBPyRelation]:
+        """As `sql`, for rows that are fetched inside of `with`: errors then are QueryError, or CorruptFile with the file's name.
+
+        Costs nothing more, unless a page cannot be read: then the files that the query can need are read to find it.
+        """
+        return self._database.reading(query, params)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with the tables and views, for what `sql` has no door to: your own frames, `register`, …"""
@@ -133,30 +144,30 @@ class Store:
 
     def runs(self) -> pd.DataFrame:
         """The rows of `runs`, by run_id."""
-        return self.sql("select * from runs order by run_id").df()
+        return self._frame("select * from runs order by run_id")
 
     def generations(self) -> pd.DataFrame:
         """The rows of `generations` with their run's model, by generation_id."""
-        return self.sql("""
+        return self._frame("""
             select generation_id, run_id, model, prompt, completion, n_prompt_tokens, n_tokens, finish_reason, metadata
             from generations join runs using (run_id)
             order by generation_id
-        """).df()
+        """)
 
     def neighbours(self, generation_id: int) -> tuple[int | None, int | None]:
         """The numbers of the generations before and after one, None where there is none."""
         query = (
             "select max(generation_id) filter (generation_id < $id), min(generation_id) filter (generation_id > $id)"
         )
-        ((before, after),) = self.sql(f"{query} from generations", {"id": generation_id}).fetchall()
+        with self.reading(f"{query} from generations", {"id": generation_id}) as rows:
+            ((before, after),) = rows.fetchall()
         return before, after
 
     def generation(self, generation_id: int) -> Generation:
         """One generation. Raises GenerationNotFound."""
         rows = self._reader.rows(self.snapshot, "generations", generation_id=generation_id).to_pylist()
         if not rows:
-            ((n, last),) = self.sql("select count(*), max(generation_id) from generations").fetchall()
-            raise GenerationNotFound(generation_id, n, last)
+            raise generation_not_found(generation_id, self.snapshot, self._reader)
         row = rows[0]
         (run,) = self._reader.rows(self.snapshot, "runs", run_id=row["run_id"]).to_pylist()
         layers = json.loads(run["generation_config"])["layers"] if "activations" in run["recorded"] else ()
@@ -169,11 +180,29 @@ class Store:
             _snapshot=self.snapshot,
         )
 
+    def factorizations(self) -> pd.DataFrame:
+        """The rows of `factorizations`, by factorization_id."""
+        return self._frame("select * from factorizations order by factorization_id")
+
+    def save(self, factors: Factors, name: str | None = None) -> int:
+        """Keep factors in the tables `factorizations`, `factor_tokens` and `factor_neurons`; gives the factorization_id.
+
+        They are of generations of this store, and the same factors saved again are another factorization. The store is then
+        seen as it is now, as after `refresh()`. Raises InvalidOption for factors of anything else, or when the store was
+        opened `at` a commit; GenerationNotFound; StoreReadOnly or DiskFull.
+        """
+        if self._at is not None:
+            raise InvalidOption("at", self._at, "a store as it was can only be read; open it without `at` to save")
+        factorization = factorization_of(factors, name, self.refresh().snapshot, self._reader)
+        factorization_id = save_factorization(self._log, factorization)
+        self.refresh()
+        return factorization_id
+
     def batches(self, table: str, **wanted: int | tuple[int, int]) -> Iterator[Batch]:
         """All rows of a table with vectors (`activation_vectors`, `embeddings`, `gradients`, …) as arrays, in its order.
 
         `wanted` narrows key columns to a value or a range (both ends included): `layer=4`, `generation_id=(10, 19)`. Each
-        batch has `.keys`, a dict of arrays, and `.vectors`, a float32 matrix of at most some 16 MB; the next are
+        batch has `.keys`, a dict of arrays, and `.vectors`, a float32 matrix of at most some 4 MB; the next are
         read while one is looked at. Raises InvalidOption; MissingFile or CorruptFile where a file is not as it should be.
         """
         described = TABLES.get(table)
@@ -203,19 +232,14 @@ class Store:
         runs = len(self.snapshot.reservations)
         if run_id is not None and not 0 <= run_id < runs:
             raise RunNotFound(run_id, runs)
-        positions = self.sql(
-            """
+        query = """
             from tokens join generations using (generation_id)
             where ($special or not is_special) and run_id = coalesce($run, run_id)
             order by generation_id, position
-            """,
-            {"special": special, "run": run_id},
-        )
-        try:
+        """
+        with self.reading(query, {"special": special, "run": run_id}) as positions:
             holds = duckdb.CoalesceOperator(duckdb.SQLExpression(predicate), duckdb.ConstantExpression(False))
             selected = positions.select("generation_id", "position", holds.cast("boolean").alias("selected")).df()
-        except duckdb.Error as error:
-            raise query_error(error) from error
         n_selected = int(selected["selected"].sum())
         if n_selected in (0, len(selected)):
             where = "at no position" if n_selected == 0 else f"at all {n_selected} positions"
@@ -248,6 +272,10 @@ class Store:
         n_generations = sum(file.rows for file in self.snapshot.of("generations"))
         return f"<actlake.Store {self.uri!r}: {len(self.snapshot.reservations)} runs, {n_generations} generations>"
 
+    def _frame(self, query: str) -> pd.DataFrame:
+        with self.reading(query) as rows:
+            return rows.df()
+
     @property
     def _database(self) -> Database:
         database = self._opened  # another thread may refresh
@@ -258,7 +286,7 @@ class Store:
                 self.snapshot,
                 partly_indexed(self.snapshot, self._reader),
                 files,
-                check=Footers(location).check,
+                check=Footers(location),
                 name_of=(lambda path: location.full(path).translate(GLOB)) if is_local else files.url,
             )
         return database

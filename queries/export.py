@@ -43,8 +43,7 @@ def export(
         raise InvalidOption("format", how, f"choose one of {', '.join(sorted(set(SUFFIXES.values())))}")
     query = f"from {source.strip()}" if _NAME.fullmatch(source.strip()) else source
     check_reads_only(database.opened().cursor(), query)
-    rows = database.sql(query)
-    with whole_file(target) as output:
+    with database.reading(query) as rows, whole_file(target) as output:
         write_rows(rows, output, how)
 
 

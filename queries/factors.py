@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32, Int64
 
 from ..errors import InvalidOption
 
@@ -27,6 +27,8 @@ class Factors:
                 `negatives="split"` the positive halves of all of them first, then the negative halves
     neurons     float32 [k, layers × d_ff], the weight of each neuron; with `split` positive minus negative half
     error       ‖X − tokens @ components‖ / ‖X‖ (Frobenius), 0 when X is 0
+    generation_id, position  int64 and int32 [positions], the store's token that each row of X is of; None of an array
+                that is in no store
     """
 
     tokens: Float32[np.ndarray, "positions k"]
@@ -38,6 +40,8 @@ class Factors:
     seed: int
     n_iterations: int
     converged: bool
+    generation_id: Int64[np.ndarray, "positions"] | None = None
+    position: Int32[np.ndarray, "positions"] | None = None
 
     @property
     def k(self) -> int:

@@ -10,7 +10,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .messages import query_error
 from .sandbox import QueryResult, rows_of
 
 Format = Literal["table", "csv", "json", "parquet", "arrow"]
@@ -25,14 +24,9 @@ _ROW_GROUP_BYTES = 32 * 2**20
 def write_rows(rows: QueryResult | duckdb.DuckDBPyRelation, output: IO[bytes], how: Format) -> None:
     """Write all rows; of a `table` the first 100, with a note on the rest, which are then not computed.
 
-    Raises what reading the rows raises; QueryError if a relation fails.
+    Raises what reading the rows raises.
     """
-    try:
-        _WRITERS[how](rows.to_arrow_reader(_BATCH), output)
-    except (duckdb.Error, OSError) as error:
-        if isinstance(rows, QueryResult) or not _is_duckdbs(error):
-            raise
-        raise query_error(error) from error
+    _WRITERS[how](rows.to_arrow_reader(_BATCH), output)
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -118,11 +112,6 @@ def _row_groups(reader: pa.RecordBatchReader) -> Iterator[list[pa.RecordBatch]]:
 
 def _json(value: Any) -> Any:
     return int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else str(value)
-
-
-def _is_duckdbs(error: Exception) -> bool:
-    """Whether DuckDB said it; through an Arrow stream its errors are OSError, as a full disk is."""
-    return isinstance(error, duckdb.Error) or (isinstance(error, OSError) and error.errno is None)
 
 
 class _Encoded:

@@ -1,14 +1,14 @@
 """One generation: its text, its tokens, and what was recorded of it as arrays."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 
-from ..errors import InvalidOption, NotRecorded, UnknownLayer, number_ranges
+from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
 from ..store import Reader, Snapshot
 from .factors import Factors, Negatives, nmf
 from .saliency import Method, SaliencyMatrix, saliency_matrix
@@ -65,7 +65,8 @@ class Generation:
         return vectors[start : start + n_inputs[output_position]]
 
     def activations(self, layers: Sequence[int] | None = None) -> Float32[np.ndarray, "positions neurons"]:
-        """Activations, [positions, layers × d_ff], layer after layer in the order asked for (all, ascending, unless told).
+        """Activations, [positions, layers × d_ff], layer after layer in the order asked for (all, ascending, unless told); one
+        that is named twice is there once.
 
         Raises NotRecorded, or UnknownLayer.
         """
@@ -90,10 +91,15 @@ class Generation:
         scale_layers: bool = False,
         seed: int = 0,
     ) -> Factors:
-        """`k` non-negative factors of the activations of these layers (all unless told): see `queries.factors.nmf`."""
+        """`k` non-negative factors of the activations of these layers (all unless told): see `queries.factors.nmf`.
+
+        `Store.save` keeps them, for SQL to join.
+        """
         known = self._known(layers)
         activations = self.activations(known)
-        return nmf(activations, k, layers=known, negatives=negatives, scale_layers=scale_layers, seed=seed)
+        factors = nmf(activations, k, layers=known, negatives=negatives, scale_layers=scale_layers, seed=seed)
+        ids, positions = np.full(self.n_tokens, self.generation_id), np.arange(self.n_tokens, dtype=np.int32)
+        return replace(factors, generation_id=ids, position=positions)
 
     def _n_inputs(self) -> dict[int, int]:
         """Over how many inputs each output position's gradients go: a masked position's over all, a written token's over
@@ -107,7 +113,7 @@ class Generation:
 
     def _known(self, layers: Sequence[int] | None) -> tuple[int, ...]:
         self._check_recorded("activations")
-        asked = self.layers if layers is None else tuple(layers)
+        asked = self.layers if layers is None else tuple(dict.fromkeys(layers))
         if not asked or set(asked) - set(self.layers):
             raise UnknownLayer(sorted(set(asked) - set(self.layers)), self.layers)
         return asked
@@ -119,3 +125,9 @@ class Generation:
     def _check_recorded(self, what: str) -> None:
         if what not in self.recorded:
             raise NotRecorded(what, sorted(self.recorded), self.generation_id)
+
+
+def generation_not_found(generation_id: int, snapshot: Snapshot, reader: Reader) -> GenerationNotFound:
+    """The error that says what generations there are instead."""
+    ids = reader.rows(snapshot, "generations", columns=["generation_id"])["generation_id"].to_pylist()
+    return GenerationNotFound(generation_id, len(ids), max(ids, default=None))

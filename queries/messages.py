@@ -12,10 +12,19 @@ _UNKNOWN_COLUMN = re.compile(r'does not have a column named "(?P<name>\w+)"')
 _SUGGESTION = re.compile(r'\s*Did you mean "[^"]*"\?')
 _ADVICE = re.compile(r"\s*Possible solutions:.*")
 _OVERLOADS = re.compile(r"\s*Candidate functions: (?P<list>.*)")
-_NO_PAGE = re.compile(
-    r"TProtocolException: |don't know what type:|Variable-length int over |Out of buffer|No more data to"
-)
+_OF_A_KIND = re.compile(r"[A-Z][\w-]*( [\w-]+)* Error: ")
+"""What DuckDB's messages begin with, but for those of the libraries that take pages apart."""
 _MOST_OVERLOADS = 200  # characters; `+` has 60 of them
+
+
+def is_duckdbs(error: Exception) -> bool:
+    """Whether DuckDB said it; through an Arrow stream its errors are OSError, as a full disk is."""
+    return isinstance(error, duckdb.Error) or (isinstance(error, OSError) and error.errno is None)
+
+
+def says_of_no_file(error: Exception) -> bool:
+    """Whether it is a page that cannot be taken apart, of which DuckDB does not say in which file."""
+    return is_duckdbs(error) and _OF_A_KIND.match(str(error)) is None
 
 
 def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None = None) -> QueryError:
@@ -26,8 +35,6 @@ def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None =
     lines = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith("LINE ") and set(line) != {"^"})
     text = _ADVICE.sub("", text).replace("actlake://", "")  # StoreFiles' name for the store
-    if type(error) is duckdb.Error and _NO_PAGE.match(text):  # a page's header; DuckDB does not say of which file
-        text = f"a data file is damaged ({text}); `actlake verify --deep` names it"
     overloads = _OVERLOADS.search(text)
     if overloads and len(overloads["list"]) > _MOST_OVERLOADS:
         text = text[: overloads.start()]

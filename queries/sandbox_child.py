@@ -27,7 +27,7 @@ from .confine import landlock, limit_files_and_dumps, limit_memory_and_time
 from .connection import Database, check_reads_only, empty_files
 from .files import PROTOCOL, StoreFiles
 from .limits import Limits
-from .messages import query_error
+from .messages import query_error, says_of_no_file
 from .plan import scans_of
 
 BATCH_ROWS = 1024
@@ -45,7 +45,7 @@ def main(channel_fd: int) -> None:
         location, snapshot, partly_indexed = store_from(sys.stdin.buffer.read())
         confine(location)
         files = StoreFiles(location, list(snapshot.files), empty_files())
-        check = Footers(location, files.native).check
+        check = Footers(location, files.native)
         database, problem = Database(snapshot, partly_indexed, files, check=check, name_of=files.url), None
         try:
             database.opened()
@@ -65,6 +65,8 @@ def main(channel_fd: int) -> None:
                 answer(database, request["query"], request["params"], output)
                 _say(output)
             except Exception as error:
+                if says_of_no_file(error):
+                    error = named(error, database, request)
                 said = error_of(error, files, limits, None if problem else database.opened())
                 _say(output, error=[type(said).__name__, *said.args])
         os._exit(0)  # DuckDB's threads and caches need no farewell
@@ -125,6 +127,15 @@ def answer(
         for batch in reader:
             stream.write_batch(batch)
             output.flush()
+
+
+def named(error: Exception, database: Database, request: Mapping[str, Any]) -> Exception:
+    """The damaged file that a query met, if one is."""
+    try:
+        database.check_bytes(request["query"], request["params"])
+    except ActlakeError as damaged:
+        return damaged
+    return error
 
 
 def error_of(

@@ -1,6 +1,7 @@
 """Where activations lie: tables, shards, the commit log and its snapshots. Knows neither models nor SQL."""
 
 from .compact import Compacted, compact
+from .factorizations import Factorization, save_factorization
 from .footers import Footers
 from .gc import Collected, gc
 from .index import Indexed, index, partly_indexed
@@ -26,6 +27,7 @@ __all__ = [
     "Commit",
     "Compacted",
     "DataFile",
+    "Factorization",
     "Footers",
     "Indexed",
     "Location",
@@ -45,6 +47,7 @@ __all__ = [
     "parse_ranges",
     "partly_indexed",
     "rounded",
+    "save_factorization",
     "shapes",
     "verify",
     "write_shard",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .location import Location
 from .log import Commit, DataFile, Log, Snapshot
 from .reader import Reader
-from .schema import PROJECTION, RUNS, TABLES, Table
+from .schema import PROJECTION, TABLES, Table
 from .shapes import Shape, run_of, shapes
 from .shard import write_table
 
@@ -71,8 +71,8 @@ def _groups(snapshot: Snapshot, reader: Reader, file_bytes: int) -> Iterator[lis
             continue
         alike: dict[tuple[Shape | None, str], list[DataFile]] = {}
         for file in snapshot.of(table.name):
-            shape = None if table is RUNS else known[run_of(snapshot, file)]
-            alike.setdefault((shape if table.vector else None, file.indexed), []).append(file)
+            shape = known[run_of(snapshot, file)] if table.vector else None
+            alike.setdefault((shape, file.indexed), []).append(file)
         for files in alike.values():
             yield from _filled(table, [file for file in files if file.bytes < file_bytes // 2], file_bytes, reader)
 

@@ -1,5 +1,6 @@
-"""Footers, held against what commits say of them: a footer decides what a reader takes from the rest of its file."""
+"""Files, held against what commits say of them: footers, which decide what a reader takes from the rest, and all bytes."""
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from .log import DataFile, Log
 
 _THREADS = 8
 _FEW = 16
+_PIECE = 1 << 24
 
 
 def opened_file(location: Location, path: str, opened: Callable[[str], pa.NativeFile] | None = None) -> pa.NativeFile:
@@ -46,6 +48,15 @@ def footer_of(location: Location, file: DataFile, opened: Callable[[str], pa.Nat
     return tail
 
 
+def has_its_bytes(location: Location, file: DataFile, opened: Callable[[str], pa.NativeFile] | None = None) -> bool:
+    """Whether a file has the checksum that its commit says; reads all of it. Raises MissingFile."""
+    digest = hashlib.sha256()
+    with opened_file(location, file.path, opened) as source:
+        for start in range(0, file.bytes, _PIECE):
+            digest.update(source.read_at(min(_PIECE, file.bytes - start), start))
+    return digest.hexdigest() == file.sha256
+
+
 class Footers:
     """Checks files on behalf of those who read footers themselves (DuckDB), each file once. Safe between threads."""
 
@@ -68,3 +79,9 @@ class Footers:
                 for _ in threads.map(lambda file: footer_of(self._location, file, self._opened), new):
                     pass
         self._checked.update(file.path for file in new)
+
+    def check_bytes(self, files: Iterable[DataFile]) -> None:
+        """Raise MissingFile or CorruptFile for the first file that does not have its checksum; reads all of them."""
+        for file in files:
+            if not has_its_bytes(self._location, file, self._opened):
+                raise CorruptFile(self._location.full(file.path), "it does not have the checksum that its commit says")

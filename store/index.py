@@ -8,9 +8,8 @@ them whatever the corpus. Each segment, and each merge, is one commit: a crash l
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,8 +37,11 @@ FANOUT = 4
 SLICE_VALUES = 1 << 26
 """Activations of one layer that are turned around at once, and so a file's, at most."""
 
+_TURNED_BYTES = 1 << 24
+"""Bytes of token-major vectors that are turned around at once."""
 
-_SHARED = 64
+_SHARED = 256
+"""Neurons that a thread puts in place at a time."""
 
 
 @dataclass(frozen=True)
@@ -237,18 +239,10 @@ def _new_segment(location: Location, snapshot: Snapshot, reader: Reader, source:
 
     def read(layer: int, neurons: range) -> Float32[np.ndarray, "neurons tokens"]:
         out, start = np.empty((len(neurons), len(tokens)), np.float32), 0
-        for batch in reader.batches(held, table, {"layer": layer}, keys=()):
-            places = place[start : start + len(batch.vectors)]
-            bounds = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
-            vectors = batch.vectors[:, neurons.start : neurons.stop]
-
-            def turn(part: slice, places: Any = places, bounds: Any = bounds, vectors: Any = vectors) -> None:
-                for first, last in pairwise(bounds):  # a generation's tokens stay together
-                    where = places[first]
-                    out[part, where : where + last - first] = vectors[first:last, part].T
-
-            list(threads().map(turn, _slices(len(neurons))))
-            start += len(vectors)
+        for batch in reader.batches(held, table, {"layer": layer}, keys=(), batch_bytes=_TURNED_BYTES):
+            end = start + len(batch.vectors)
+            _in_place(batch.vectors[:, neurons.start : neurons.stop].T, place[start:end], out)
+            start = end
         return out
 
     yield from _written(location, snapshot, reader, tokens, source.layers, source.shape.d_ff, read)
@@ -263,23 +257,31 @@ def _merged_segment(
     rows = pa.concat_tables(reader.rows(part, SEGMENTS.name, columns=names) for part in held)
     tokens, order = _Tokens.of(*(rows[name].combine_chunks().flatten().to_numpy() for name in names))
 
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    places = np.split(place, np.cumsum([segment.n_tokens for segment in together])[:-1])
+
     def read(layer: int, neurons: range) -> Float32[np.ndarray, "neurons tokens"]:
-        bounds = (neurons.start, neurons.stop - 1)
-        parts = [reader.vectors(part, NEURON_VECTORS.name, layer=layer, neuron=bounds) for part in held]
-        out = np.empty((len(neurons), len(order)), np.float32)
-
-        def turn(part: slice) -> None:
-            np.take(np.concatenate([values[part] for values in parts], axis=1), order, axis=1, out=out[part])
-
-        list(threads().map(turn, _slices(len(neurons))))
+        out, bounds = np.empty((len(neurons), len(order)), np.float32), (neurons.start, neurons.stop - 1)
+        for part, where in zip(held, places, strict=True):
+            values = reader.vectors(part, NEURON_VECTORS.name, layer=layer, neuron=bounds)
+            _in_place(values, where, out)
         return out
 
     yield from _written(location, snapshot, reader, tokens, together[0].layers, together[0].d_ff, read)
 
 
-def _slices(n: int) -> list[slice]:
-    """Neurons in parts, for threads to share."""
-    return [slice(start, start + _SHARED) for start in range(0, n, _SHARED)]
+def _in_place(
+    values: Float32[np.ndarray, "neurons some_tokens"],
+    place: Int64[np.ndarray, "some_tokens"],
+    out: Float32[np.ndarray, "neurons tokens"],
+) -> None:
+    """Put columns where they belong; threads share the neurons."""
+    from .kernels import scatter, turn
+
+    put = scatter if values.flags.c_contiguous else turn
+    parts = [slice(start, start + _SHARED) for start in range(0, len(values), _SHARED)]
+    list(threads().map(lambda part: put(values[part], place, out[part]), parts))
 
 
 def _written(

@@ -25,12 +25,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-from jaxtyping import Float32, Int, Integer, UInt8, UInt16
+from jaxtyping import Float32, Int, Integer, UInt8, UInt32
+from numpy.lib.stride_tricks import as_strided
 
 from . import thrift
 from .schema import VECTOR, Table
 
 LEVEL = 1
+"""zstd's level for pages of other tables."""
 
 _MAGIC = b"PAR1"
 _INT32, _INT64, _FLOAT = 1, 2, 4
@@ -149,17 +151,19 @@ def list_column(matrix: Float32[np.ndarray, "rows width"]) -> pa.ListArray:
 
 
 def vectors_in(chunk: bytes | memoryview, out: Float32[np.ndarray, "rows width"]) -> None:
-    """Put the vectors of a column chunk that `encode` wrote where they are wanted; `out` may be any view of a matrix.
+    """Put the vectors of a column chunk that `encode` wrote where they are wanted: rows of a matrix, or some columns of them.
 
     Raises ValueError when it is not such a chunk, or damaged.
     """
+    from .kernels import merge
+
     start, width = 0, out.shape[1]
     for encoding, n_values, page in _data_pages(chunk):
         n_rows, rest = divmod(n_values, width)
         if encoding != _BYTE_STREAM_SPLIT or rest or start + n_rows > len(out) or len(page) < 4 * n_values:
             raise ValueError(f"it is not a chunk of {out.shape[0]} vectors of {width} values")
         planes = np.frombuffer(page, np.uint8, offset=len(page) - 4 * n_values).reshape(4, n_rows, width)
-        _merge(planes, out[start : start + n_rows])
+        merge(planes, *_in_memory(out[start : start + n_rows]))
         start += n_rows
     if start != len(out):
         raise ValueError(f"it has {start} vectors, its footer says {len(out)}")
@@ -218,6 +222,22 @@ def _compressor() -> zstandard.ZstdCompressor:
     if not hasattr(_local, "compressor"):
         _local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
     return _local.compressor
+
+
+def _vector_compressor(repeats: bool) -> zstandard.ZstdCompressor:
+    """Bytes of numbers hold next to nothing that was there before, so looking for it hardly, and only for long stretches, is
+    quicker and smaller than level 1; vectors of tokens that come again are the exception (decision 007)."""
+    if not hasattr(_local, "vector_compressors"):
+        how = {"strategy": zstandard.STRATEGY_FAST, "min_match": 7, "search_log": 1, "window_log": 17, "chain_log": 6}
+        _local.vector_compressors = [
+            zstandard.ZstdCompressor(
+                compression_params=zstandard.ZstdCompressionParameters(
+                    **how, hash_log=hash_log, target_length=0, write_checksum=True
+                )
+            )
+            for hash_log in (6, 13)
+        ]
+    return _local.vector_compressors[repeats]
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:
@@ -285,7 +305,7 @@ def _vector_footer(table: Table, rows: pa.Table, file: _File) -> thrift.Struct:
     """Put all pages of a table with vectors; gives the footer."""
     assert table.vector
     groups = list(_row_groups(table, rows))
-    started = [_page(group, table.vector) for group in groups]
+    started = [_page(group, table) for group in groups]
     pages = [page.result() for page in started]
     keys = [(field.name, field.type.to_pandas_dtype()) for field in table.arrow if field.name != table.vector]
     row_groups = []
@@ -381,18 +401,21 @@ def _key_page(data: bytes, dtype: np.dtype[Any]) -> tuple[_Page, bytes]:  # a sh
     return _Page.of([_compressor().compress(data)], len(data), len(values), _PLAIN), statistics
 
 
-def _page(group: pa.Table, column: str) -> Future[_Page]:
+def _page(group: pa.Table, table: Table) -> Future[_Page]:
     """The vector column of a row group as a page, in the making."""
-    chunks = group[column]
+    chunks = group[table.vector]
     rows = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
-    return threads().submit(vector_page, rows.flatten().to_numpy().reshape(len(rows), -1))
+    return threads().submit(vector_page, rows.flatten().to_numpy().reshape(len(rows), -1), table.repeats)
 
 
-def vector_page(matrix: Float32[np.ndarray, "rows width"]) -> _Page:
-    """Vectors as a page: their levels, then their bytes by significance, each plane compressed as blocks of its own."""
+def vector_page(matrix: Float32[np.ndarray, "rows width"], repeats: bool = False) -> _Page:
+    """Vectors as a page: their levels, then their bytes by significance, each plane compressed as blocks of its own.
+
+    `repeats` when vectors may be there before, byte by byte.
+    """
     levels = _levels(*matrix.shape)
     size = len(levels) + matrix.nbytes
-    stream = _compressor().compressobj(size=size)
+    stream = _vector_compressor(repeats).compressobj(size=size)
     pieces = [stream.compress(levels), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
     for plane in _planes(matrix):
         pieces += [stream.compress(memoryview(plane)), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
@@ -418,31 +441,25 @@ def _varint(number: int) -> bytes:
 
 def _planes(matrix: Float32[np.ndarray, "rows width"]) -> Iterator[Any]:
     """The values' bytes of equal significance together, the least first; half of them are zero after bfloat16."""
-    halves = np.ascontiguousarray(matrix).reshape(-1).view("<u2").reshape(-1, 2)
-    for half in (0, 1):
-        values = np.ascontiguousarray(halves[:, half])
-        if half == 0 and not values.any():
-            yield bytes(2 * len(values))
-            continue
-        yield (values & 0xFF).astype(np.uint8)
-        yield (values >> 8).astype(np.uint8)
+    from .kernels import split
+
+    planes = _scratch(4 * matrix.size).reshape(4, -1)
+    has_lower = split(np.ascontiguousarray(matrix).reshape(-1).view(np.uint32), planes)
+    if not has_lower:
+        yield bytes(2 * matrix.size)
+    yield from planes if has_lower else planes[2:]
 
 
-def _merge(planes: UInt8[np.ndarray, "4 rows width"], out: Float32[np.ndarray, "rows width"]) -> None:
-    """Put the values whose planes these are into `out`."""
-    bits, upper = out.view("<u4"), _scratch(out.shape)
-    np.multiply(planes[3], 256, out=upper, dtype=np.uint16)
-    upper |= planes[2]
-    np.left_shift(upper, 16, out=bits, dtype=np.uint32)
-    if planes[:2].any():
-        np.multiply(planes[1], 256, out=upper, dtype=np.uint16)
-        upper |= planes[0]
-        bits |= upper
+def _in_memory(rows: Float32[np.ndarray, "rows width"]) -> tuple[UInt32[np.ndarray, "_"], int]:
+    """The memory from the first value of some rows to the last, as bits, and how many values apart rows begin."""
+    n_rows, width = rows.shape
+    step = rows.strides[0] // 4
+    assert rows.strides[1] == 4 or width == 1, "a row's values lie together"
+    return as_strided(rows.view(np.uint32), ((n_rows - 1) * step + width,), (4,)), step
 
 
-def _scratch(shape: tuple[int, ...]) -> UInt16[np.ndarray, "..."]:
+def _scratch(size: int) -> UInt8[np.ndarray, "size"]:
     """Memory of this thread, which stays in its cache."""
-    size = int(np.prod(shape))
     if getattr(_local, "scratch", None) is None or _local.scratch.size < size:
-        _local.scratch = np.empty(size, np.uint16)
-    return _local.scratch[:size].reshape(shape)
+        _local.scratch = np.empty(size, np.uint8)
+    return _local.scratch[:size]

@@ -3,6 +3,8 @@
 They are taken while the activations are in memory anyway, neuron by neuron.
 """
 
+from typing import Literal
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int32, Int64
@@ -70,47 +72,37 @@ class _Block:
     """The statistics of a few neurons. Lists are flat, with the place where each neuron's ends."""
 
     def __init__(self, values: Float32[np.ndarray, "neurons tokens"]) -> None:
-        exact = values.astype(np.float64)
-        self.mean = exact.mean(axis=1)
-        exact -= self.mean[:, None]
-        self.m2 = np.einsum("nt,nt->n", exact, exact)
-        self.min, self.max = values.min(axis=1), values.max(axis=1)
-        self.n_active = (values > 0).sum(axis=1)
+        from . import kernels
+
+        n, values = len(values), np.ascontiguousarray(values)
+        self.mean, self.m2, self.n_active = np.empty(n), np.empty(n), np.empty(n, np.int64)
+        self.min, self.max = np.empty(n, np.float32), np.empty(n, np.float32)
+        kernels.moments(values, self.mean, self.m2, self.min, self.max, self.n_active)
         self.bins, self.bin_counts = _histogram(values)
-        self.positive, self.negative = _strongest(values), _strongest(-values)
-        self.negative = (self.negative[0], -self.negative[1], self.negative[2])
+        self.positive, self.negative = _strongest(values, 1), _strongest(values, -1)
 
 
 def _histogram(values: Float32[np.ndarray, "neurons tokens"]) -> tuple["_Flat", "_Flat"]:
-    n = len(values)
-    bins = values.view(np.uint32) >> np.uint32(BIN_SHIFT)
-    counts = np.stack([np.bincount(row, minlength=_N_BINS) for row in bins])
+    from . import kernels
+
+    counts = np.zeros((len(values), _N_BINS), np.int32)
+    kernels.histogram(values.view(np.uint32), np.uint32(BIN_SHIFT), counts)
     neuron, held = np.nonzero(counts)
-    ends = np.searchsorted(neuron, np.arange(n), side="right")
+    ends = np.searchsorted(neuron, np.arange(len(values)), side="right")
     return (held.astype(np.int32), ends), (counts[neuron, held], ends)
 
 
-def _strongest(values: Float32[np.ndarray, "neurons tokens"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens of the greatest values above 0, strongest first: their indices, the values, and where each neuron's end.
+def _strongest(
+    values: Float32[np.ndarray, "neurons tokens"], sign: Literal[1, -1]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens of the values farthest above 0, or below, strongest first: their indices, the values, where each neuron's end."""
+    from . import kernels
 
-    The greatest of each run of tokens bound the 20th value from below, so few values need to be sorted.
-    """
-    n, n_tokens = values.shape
-    step = max(1, min(64, n_tokens // (4 * EXAMPLES)))
-    whole = n_tokens - n_tokens % step
-    heads = np.fmax.reduce(values[:, :whole].reshape(n, -1, step), axis=2)  # a rest of some tokens bounds nothing
-    heads[np.isnan(heads)] = -np.inf
-    k = min(EXAMPLES, heads.shape[1])
-    bound = np.partition(heads, -k, axis=1)[:, -k] if k == EXAMPLES else np.full(n, -np.inf, np.float32)
-    least = np.maximum(bound, np.finfo(np.float32).smallest_subnormal)
-    neuron, token = np.divmod(np.flatnonzero(values >= least[:, None]), n_tokens)
-    strength = values[neuron, token]
-    order = np.lexsort((token, -strength, neuron))
-    neuron, token, strength = neuron[order], token[order], strength[order]
-    first = np.searchsorted(neuron, np.arange(n))
-    keep = np.arange(len(neuron)) - first[neuron] < EXAMPLES
-    neuron, token, strength = neuron[keep], token[keep], strength[keep]
-    return token, strength, np.searchsorted(neuron, np.arange(n), side="right")
+    tokens, n_found = np.empty((len(values), EXAMPLES), np.int64), np.empty(len(values), np.int64)
+    kernels.strongest(values, np.float32(sign), tokens, n_found)
+    found = np.arange(EXAMPLES) < n_found[:, None]
+    neuron, token = np.repeat(np.arange(len(values)), n_found), tokens[found]
+    return token, values[neuron, token], np.cumsum(n_found)
 
 
 _Flat = tuple[np.ndarray, np.ndarray]

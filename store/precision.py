@@ -33,21 +33,15 @@ def rounded(
     if precision == "float16":
         with np.errstate(over="ignore"):
             result = values.astype(np.float16).astype(np.float32)
+        overflows = bool((np.isinf(result) & np.isfinite(values)).any())
     elif precision == "bfloat16":
-        result = _bfloat16(values)
+        from .kernels import to_bfloat16
+
+        result = np.empty(values.shape, np.float32)
+        bits = (np.ascontiguousarray(values).reshape(-1).view(np.uint32), result.reshape(-1).view(np.uint32))
+        overflows = to_bfloat16(*bits)
     else:
         raise InvalidOption("precision", precision, f"choose one of {', '.join(PRECISIONS)}")
-    overflown = np.isinf(result) & np.isfinite(values)
-    if overflown.any():
-        raise PrecisionOverflow(what, float(values[overflown][0]), precision)
-    return result
-
-
-def _bfloat16(values: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    keeps_upper_half = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) & np.uint32(0xFFFF0000)
-    result = keeps_upper_half.view(np.float32)
-    nans = np.isnan(values)
-    if nans.any():  # a NaN's rounding carry could make it an infinity or a number
-        result = np.where(nans, np.float32(np.nan), result)
+    if overflows:
+        raise PrecisionOverflow(what, float(values[np.isinf(result) & np.isfinite(values)][0]), precision)
     return result

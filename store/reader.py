@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -28,10 +27,10 @@ _GAP = 1 << 16
 """Ranges of a file that lie closer than this are read in one."""
 
 _SPAN = 1 << 20
-"""Bytes of a file that are read and decoded by one thread, at most (but one column chunk at least)."""
+"""Bytes of a file that a thread reads and decodes at a time, at most (but one column chunk at least)."""
 
-_BATCH_BYTES = 1 << 24
-_AHEAD = 2
+_BATCH_BYTES = 1 << 22
+_AHEAD = 3
 """Batches that are read while one is looked at."""
 
 Wanted = Mapping[str, int | Range]
@@ -83,6 +82,17 @@ class _Group:
     def least(self, column: str) -> int:
         return int(self.footer.ranges[column][self.number, 0])
 
+    def known_keys(self) -> Mapping[str, int | range]:
+        """What key columns hold, as far as the footer says it: one value, or, where no other column changes, a range."""
+        held = {name: tuple(ranges[self.number].tolist()) for name, ranges in self.footer.ranges.items()}
+        known: dict[str, int | range] = {name: least for name, (least, greatest) in held.items() if least == greatest}
+        changing = [name for name in TABLES[self.file.table].key if name not in known]
+        if len(changing) == 1 and changing[0] in held:  # keys are unique and sorted
+            least, greatest = held[changing[0]]
+            if greatest - least + 1 == self.n_rows:
+                known[changing[0]] = range(least, greatest + 1)
+        return known
+
 
 class Reader:
     """Rows of the files at a location. Keeps the footers of the files that it read last; safe between threads."""
@@ -125,13 +135,13 @@ class Reader:
         groups = [group for group in self._groups(snapshot, table, wanted) if group.least("layer") in place]
         width, n_rows = groups[0].width, sum(group.n_rows for group in groups if group.least("layer") == layers[0])
         out, done = np.empty((n_rows, width * len(layers)), np.float32), dict.fromkeys(layers, 0)
-        targets = []
+        chunks = []
         for group in groups:  # each of one generation and one layer
             layer = group.least("layer")
-            column = place[layer] * width
-            targets.append(out[done[layer] : done[layer] + group.n_rows, column : column + width])
+            first, column = done[layer], place[layer] * width
             done[layer] += group.n_rows
-        for future in self._decode(groups, {"activation": targets}):
+            chunks.append(_Chunk(group, "activation", out[first : done[layer], column : column + width]))
+        for future in self._decode(chunks):
             future.result()
         return out
 
@@ -170,13 +180,17 @@ class Reader:
         values = {name: np.empty(bounds[-1], table.arrow.field(name).type.to_pandas_dtype()) for name in columns}
         slices = [slice(start, end) for start, end in pairwise(bounds)]
         assert table.vector, f"{table.name} has no vector column"
-        targets = {table.vector: [vectors[s] for s in slices]}
-        targets |= {name: [values[name][s] for s in slices] for name in columns}
-        if columns and not all(
-            group.file.footer_bytes for group in groups
-        ):  # of format 1, whose keys have dictionaries
-            self._read_old_keys(groups, {name: targets.pop(name) for name in columns})
-        futures = self._decode(groups, targets)
+        chunks = [_Chunk(group, table.vector, vectors[s]) for group, s in zip(groups, slices, strict=True)]
+        for group, s in zip(groups, slices, strict=True):
+            known = group.known_keys() if columns else {}
+            for name in columns:
+                if name in known:
+                    values[name][s] = known[name]
+                elif group.file.footer_bytes:
+                    chunks.append(_Chunk(group, name, values[name][s]))
+                else:  # of format 1, whose keys have dictionaries
+                    values[name][s] = self._old_key(group, name)
+        futures = self._decode(chunks)
 
         def wait() -> Batch:
             for future in futures:
@@ -191,13 +205,10 @@ class Reader:
 
         return wait
 
-    def _read_old_keys(self, groups: Sequence[_Group], targets: Mapping[str, Sequence[np.ndarray]]) -> None:
-        for number, group in enumerate(groups):
-            with opened_file(self.location, group.file.path) as source:
-                parquet = pq.ParquetFile(source, metadata=group.footer.metadata)
-                rows = parquet.read_row_group(group.number, columns=list(targets))
-            for name, places in targets.items():
-                places[number][:] = rows[name].to_numpy()
+    def _old_key(self, group: _Group, column: str) -> np.ndarray:
+        with opened_file(self.location, group.file.path) as source:
+            parquet = pq.ParquetFile(source, metadata=group.footer.metadata)
+            return parquet.read_row_group(group.number, columns=[column])[column].to_numpy()
 
     def _groups(self, snapshot: Snapshot, table: Table, wanted: Wanted) -> Iterator[_Group]:
         """The row groups that can hold those rows, in the table's order."""
@@ -208,34 +219,28 @@ class Reader:
                 exact = all(first <= least and greatest <= last for (least, greatest), (first, last) in held)
                 yield _Group(file, footer, number, exact)
 
-    def _decode(self, groups: Sequence[_Group], targets: Mapping[str, Sequence[np.ndarray]]) -> list["Future[None]"]:
-        """Start to put each group's columns where they are wanted: the threads read ranges and decode them."""
-        work = [
-            (group.file.path, *group.chunk(name), target)
-            for name, places in targets.items()
-            for group, target in zip(groups, places, strict=True)
-        ]
-        return [threads().submit(self._read, span) for span in _spans(sorted(work, key=itemgetter(0, 1)))]
+    def _decode(self, chunks: "Sequence[_Chunk]") -> list["Future[None]"]:
+        """Start to put column chunks where they are wanted: the threads read ranges of files and decode them."""
+        ordered = sorted(chunks, key=lambda chunk: (chunk.path, chunk.start))
+        return [threads().submit(self._read, spans) for spans in _tasks(_spans(ordered))]
 
-    def _read(self, span: "Sequence[_Chunk]") -> None:
-        path, start, end = span[0][0], span[0][1], max(chunk[2] for chunk in span)
+    def _read(self, spans: "Sequence[_Span]") -> None:
+        path = spans[0][0].path
         full = self.location.full(path)
         with opened_file(self.location, path) as source:
-            try:
-                data = memoryview(source.read_at(end - start, start)).cast("B")
-            except OSError as error:
-                raise self.location.read_error(path, error) from error
-        if len(data) != end - start:
-            raise CorruptFile(full, "it ends too early")
-        for _, first, last, target in span:
-            chunk = data[first - start : last - start]
-            try:
-                if target.ndim == 2:
-                    vectors_in(chunk, target)
-                else:
-                    target[:] = integers_in(chunk, target.dtype, len(target))
-            except ValueError as error:
-                raise CorruptFile(full, str(error)) from error
+            for span in spans:
+                start, end = span[0].start, max(chunk.end for chunk in span)
+                try:
+                    data = memoryview(source.read_at(end - start, start)).cast("B")
+                except OSError as error:
+                    raise self.location.read_error(path, error) from error
+                if len(data) != end - start:
+                    raise CorruptFile(full, "it ends too early")
+                for chunk in span:
+                    try:
+                        chunk.decode(data[chunk.start - start : chunk.end - start])
+                    except ValueError as error:
+                        raise CorruptFile(full, str(error)) from error
 
     def _matching(self, file: DataFile, columns: Sequence[str], wanted: Wanted) -> pa.Table:
         keys = [name for name in wanted if name not in columns]
@@ -321,6 +326,8 @@ def _may_hold(footer: _Footer, wanted: Wanted) -> Bool[np.ndarray, "groups"]:
     for name, value in wanted.items():
         (first, last), (least, greatest) = _bounds(value), footer.ranges[name].T
         may_hold &= (least <= last) & (greatest >= first)
+        if not may_hold.any():
+            break
     return may_hold
 
 
@@ -339,17 +346,46 @@ def _batched(groups: Iterable[_Group], batch_bytes: int) -> Iterator[list[_Group
         yield batch
 
 
-_Chunk = tuple[str, int, int, np.ndarray]
+class _Chunk:
+    """A column chunk of a row group, and where its values are wanted."""
+
+    def __init__(self, group: _Group, column: str, target: np.ndarray) -> None:
+        self.path, self._target = group.file.path, target
+        self.start, self.end = group.chunk(column)
+
+    def decode(self, data: memoryview) -> None:
+        if self._target.ndim == 2:
+            vectors_in(data, self._target)
+        else:
+            self._target[:] = integers_in(data, self._target.dtype, len(self._target))
 
 
-def _spans(chunks: Sequence[_Chunk]) -> Iterator[list[_Chunk]]:
+_Span = list[_Chunk]
+
+
+def _spans(chunks: Iterable[_Chunk]) -> Iterator[_Span]:
     """Chunks, by file and by where they begin, in spans that are read at once: little between them, and not too long."""
-    span: list[_Chunk] = []
+    span: _Span = []
     for chunk in chunks:
-        near = span and chunk[0] == span[0][0] and chunk[1] - span[-1][2] <= _GAP and chunk[2] - span[0][1] <= _SPAN
-        if span and not near:
+        first, last = (span[0], span[-1]) if span else (chunk, chunk)
+        if span and (chunk.path != first.path or chunk.start - last.end > _GAP or chunk.end - first.start > _SPAN):
             yield span
             span = []
         span.append(chunk)
     if span:
         yield span
+
+
+def _tasks(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
+    """Spans of one file that a thread reads one after the other."""
+    task: list[_Span] = []
+    size = 0
+    for span in spans:
+        n_bytes = span[-1].end - span[0].start
+        if task and (span[0].path != task[0][0].path or size + n_bytes > _SPAN):
+            yield task
+            task, size = [], 0
+        task.append(span)
+        size += n_bytes
+    if task:
+        yield task

@@ -10,7 +10,8 @@ Parquet files of what happened inside a language model while it wrote, and a log
   left by a crash or by an older state, and is to be passed over.
 - `runs/`, `generations/`, `tokens/`, `embeddings/`, `gradients/`, `activation_vectors/` have the tables' files. Vectors are
   lists of 32-bit floats, rounded to the run's precision. `segments/`, `neuron_vectors/` and `neuron_partials/` have the same
-  activations neuron by neuron, as far as they are indexed.
+  activations neuron by neuron, as far as they are indexed. `factorizations/`, `factor_tokens/` and `factor_neurons/` have
+  analyses that were saved.
 
 With actlake: `actlake info .`, `actlake sql . "select …"`, `actlake serve .`;
 `actlake views .` prints views for any DuckDB.

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-FORMAT = 2
+FORMAT = 3
 """The version of the store's format that this code writes, and the newest that it reads (docs/format.md)."""
 
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
@@ -20,7 +20,7 @@ Record = Literal["embeddings", "gradients", "activations"]
 RECORDS: tuple[Record, ...] = get_args(Record)
 """What a run may record of each generation, beside its tokens."""
 
-ID, COUNT, INDEX = pa.int64(), pa.int32(), pa.int32()
+ID, COUNT, INDEX, INDICES = pa.int64(), pa.int32(), pa.int32(), pa.list_(pa.int32())
 TEXT, TEXTS, FLAG, REAL = pa.string(), pa.list_(pa.string()), pa.bool_(), pa.float32()
 TIME = pa.timestamp("us")
 
@@ -45,7 +45,8 @@ class Table:
     """A table: its files are sorted by `sort`, and a row group ends where a column of `row_group` changes.
 
     `sort` is the key unless another order of it reads better. A row group has at most `group_rows` rows, few enough that
-    pyarrow makes one page of a column, and at most `group_bytes` of vectors (but one row at least).
+    pyarrow makes one page of a column, and at most `group_bytes` of vectors (but one row at least). It `repeats` when the
+    same vector is often there several times.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Table:
     sort: tuple[str, ...] = ()
     group_rows: int = 1 << 14
     group_bytes: int = 1 << 24
+    repeats: bool = False
 
     @cached_property
     def arrow(self) -> pa.Schema:
@@ -149,6 +151,7 @@ EMBEDDINGS = Table(
     "the input embedding of each token, before positions are added",
     _generation_key(_POSITION, Column("embedding", VECTOR, "FLOAT[d_model]")),
     row_group=("generation_id",),
+    repeats=True,
 )
 
 GRADIENTS = Table(
@@ -184,13 +187,13 @@ SEGMENTS = Table(
     "the tokens of each segment of the neuron-major projection",
     (
         _SEGMENT,
-        Column("layers", pa.list_(pa.int32()), "the layers that the segment has"),
+        Column("layers", INDICES, "the layers that the segment has"),
         Column("d_ff", COUNT, "neurons of each layer"),
         Column("n_tokens", ID, "tokens of the segment"),
         Column(
             "generation_id", pa.list_(pa.int64()), "each token's generation; tokens are sorted by it and by position"
         ),
-        Column("position", pa.list_(pa.int32()), "each token's position"),
+        Column("position", INDICES, "each token's position"),
     ),
     group_rows=1,
 )
@@ -217,19 +220,68 @@ NEURON_PARTIALS = Table(
         Column("min", REAL, "least activation"),
         Column("max", REAL, "greatest activation"),
         Column("n_active", ID, "tokens with an activation above 0"),
-        Column("bins", pa.list_(pa.int32()), "histogram bins that are not empty: the upper 12 bits of a 32-bit float"),
+        Column("bins", INDICES, "histogram bins that are not empty: the upper 12 bits of a 32-bit float"),
         Column("bin_counts", pa.list_(pa.int64()), "activations in each of those bins"),
         *(
             column
             for sign, which in (("positive", "greatest above"), ("negative", "least below"))
             for column in (
                 Column(f"{sign}_generation_id", pa.list_(pa.int64()), f"generations of the {which} 0, at most 20"),
-                Column(f"{sign}_position", pa.list_(pa.int32()), "their positions"),
+                Column(f"{sign}_position", INDICES, "their positions"),
                 Column(f"{sign}_activation", pa.list_(pa.float32()), "their activations"),
             )
         ),
     ),
     group_rows=512,
+)
+
+_FACTORIZATION = Column("factorization_id", ID, "0-based number of the saved factorization in its store", key=True)
+_FACTOR = Column("factor", INDEX, "0-based index of the factor in its factorization", key=True)
+
+FACTORIZATIONS = Table(
+    "factorizations",
+    "one row for each saved factorization of activations: what was factored, and how",
+    (
+        _FACTORIZATION,
+        Column("name", TEXT, "a name for people", nullable=True),
+        Column("method", TEXT, "how it was made: nmf"),
+        Column("k", COUNT, "factors"),
+        Column("layers", INDICES, "the layers whose activations were factored"),
+        Column("d_ff", COUNT, "neurons of each of them"),
+        Column("n_tokens", ID, "tokens that were factored"),
+        Column("slice", TEXT, "JSON: whose tokens; generations has the numbers, as 0,3-5"),
+        Column("negatives", TEXT, "what became of negative activations: clip (0) or split (a column of their own)"),
+        Column("scale_layers", FLAG, "whether layers were scaled to equal energy before"),
+        Column("seed", ID, "seed of the solver"),
+        Column("n_iterations", COUNT, "iterations of the solver"),
+        Column("converged", FLAG, "whether it ended before it reached its most iterations"),
+        Column("error", pa.float64(), "‖X − WH‖ / ‖X‖ (Frobenius), 0 when X is 0"),
+        Column("versions", TEXT, "JSON: versions of the libraries that saved it"),
+        Column("created_at", TIME, "when it was saved, UTC"),
+    ),
+)
+
+FACTOR_TOKENS = Table(
+    "factor_tokens",
+    "how present each factor of a saved factorization is at each token that was factored",
+    (
+        _FACTORIZATION,
+        *_generation_key(_POSITION, _FACTOR),
+        Column("value", REAL, "how present it is, 0 or more: an entry of W"),
+    ),
+    sort=("factorization_id", "factor", "generation_id", "position"),
+)
+
+FACTOR_NEURONS = Table(
+    "factor_neurons",
+    "what each factor of a saved factorization is made of: a weight for each neuron of the layers that were factored",
+    (
+        _FACTORIZATION,
+        _FACTOR,
+        _LAYER,
+        _NEURON,
+        Column("weight", REAL, "its weight, an entry of H; where negatives were split, positive minus negative half"),
+    ),
 )
 
 TABLES = {
@@ -244,6 +296,9 @@ TABLES = {
         SEGMENTS,
         NEURON_VECTORS,
         NEURON_PARTIALS,
+        FACTORIZATIONS,
+        FACTOR_TOKENS,
+        FACTOR_NEURONS,
     )
 }
 """Every table that is kept in files, by name."""

@@ -1,6 +1,5 @@
 """Whether a store is what its log says."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,18 +11,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ActlakeError, CorruptFile, CorruptLog, FormatTooNew, StoreUnreachable
-from .footers import footer_of, opened_file
+from .footers import footer_of, has_its_bytes
 from .location import Location
 from .log import DataFile, Log, Snapshot
 from .reader import Reader
-from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, PROJECTION, RUNS, TABLES, TOKENS
+from .schema import (
+    ACTIVATION_VECTORS,
+    EMBEDDINGS,
+    FACTOR_NEURONS,
+    FACTOR_TOKENS,
+    FACTORIZATIONS,
+    GENERATIONS,
+    GRADIENTS,
+    PROJECTION,
+    RUNS,
+    TABLES,
+    TOKENS,
+)
 from .verify_projection import projection_problems
 
 RECORDED = (TOKENS.name, EMBEDDINGS.name, GRADIENTS.name, ACTIVATION_VECTORS.name)
 
 REBUILD = "`actlake index --rebuild` makes the projection again"
-
-_PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Report:
 
 def verify(location: Location, *, deep: bool = False) -> Report:
     """Check the log and its checkpoints, that every file is there in its size and with its footer, that every generation is there
-    once with all its rows, and that the neuron-major projection has what it says.
+    once with all its rows, so is every saved factorization, and that the neuron-major projection has what it says.
 
     `deep` reads every byte, compares checksums, and the projection's values with the token-major ones. Raises StoreNotFound or
     StoreUnreachable; damage is reported, not raised.
@@ -77,6 +86,7 @@ def verify(location: Location, *, deep: bool = False) -> Report:
     if not damaged - {table.name for table in PROJECTION}:
         try:
             n_generations, of_rows = _check_rows(snapshot, Reader(location))
+            of_rows += _factorization_problems(snapshot, Reader(location))
             problems += of_rows
             if not damaged and not of_rows:
                 found = projection_problems(snapshot, Reader(location), deep=deep)
@@ -122,7 +132,7 @@ def _file_problem(location: Location, file: DataFile, *, deep: bool) -> str | No
     if size != file.bytes:
         return f"{path} has {size} bytes, its commit says {file.bytes}{again}"
     try:
-        if deep and _sha256(location, file) != file.sha256:
+        if deep and not has_its_bytes(location, file):
             return f"{path} does not have the checksum that its commit says{again}"
         rows = pq.read_metadata(pa.BufferReader(footer_of(location, file))).num_rows
     except StoreUnreachable:
@@ -137,20 +147,12 @@ def _file_problem(location: Location, file: DataFile, *, deep: bool) -> str | No
     return None if rows == file.rows else f"{path} has {rows} rows, its commit says {file.rows}{again}"
 
 
-def _sha256(location: Location, file: DataFile) -> str:
-    digest = hashlib.sha256()
-    with opened_file(location, file.path) as source:
-        for start in range(0, file.bytes, _PIECE):
-            digest.update(source.read_at(min(_PIECE, file.bytes - start), start))
-    return digest.hexdigest()
-
-
 def _check_rows(snapshot: Snapshot, reader: Reader) -> tuple[int, list[str]]:
     """How many generations there are, and what is wrong with them: there twice, out of range, or with rows missing."""
     rows = reader.rows(snapshot, GENERATIONS.name, columns=["generation_id", "run_id", "n_prompt_tokens", "n_tokens"])
     runs = {run["run_id"]: run for run in reader.rows(snapshot, RUNS.name).to_pylist()}
     reserved = {reservation.run_id: reservation.generation_ids for reservation in snapshot.reservations}
-    held = {table: _rows_per_generation(snapshot, reader, table) for table in RECORDED}
+    held = {table: _rows_per(snapshot, reader, table, "generation_id") for table in RECORDED}
     masked = _masked_positions(snapshot, reader) if any(map(_is_bidirectional, runs.values())) else {}
     problems = [
         f"generation {generation} is there {n} times"
@@ -198,10 +200,32 @@ def _expected_rows(run: Mapping[str, Any], n: int, pairs: int) -> dict[str, int]
     }
 
 
-def _rows_per_generation(snapshot: Snapshot, reader: Reader, table: str) -> dict[int, int]:
+def _factorization_problems(snapshot: Snapshot, reader: Reader) -> Iterator[str]:
+    """What is wrong with saved factorizations: there twice, with rows missing, or of generations that are not there."""
+    rows = reader.rows(snapshot, FACTORIZATIONS.name).to_pylist()
+    tables = (FACTOR_TOKENS.name, FACTOR_NEURONS.name)
+    held = {table: _rows_per(snapshot, reader, table, "factorization_id") for table in tables}
+    for number, times in Counter(row["factorization_id"] for row in rows).items():
+        if times > 1:
+            yield f"factorization {number} is there {times} times"
+    for number, row in {row["factorization_id"]: row for row in rows}.items():
+        expected = (row["k"] * row["n_tokens"], row["k"] * len(row["layers"]) * row["d_ff"])
+        for table, n in zip(tables, expected, strict=True):
+            found = held[table].pop(number, 0)
+            if found != n:
+                yield f"factorization {number} has {found} rows of {table}, not {n}"
+    for orphan in sorted({number for counts in held.values() for number in counts}):
+        yield f"there are rows of factorization {orphan}, which is not in factorizations"
+    there = _rows_per(snapshot, reader, GENERATIONS.name, "generation_id")
+    for generation in sorted(set(_rows_per(snapshot, reader, FACTOR_TOKENS.name, "generation_id")) - set(there)):
+        yield f"there are rows of factor_tokens of generation {generation}, which is not in generations"
+
+
+def _rows_per(snapshot: Snapshot, reader: Reader, table: str, column: str) -> dict[int, int]:
+    """How many rows of a table have each value of a key column."""
     counts: Counter[int] = Counter()
     for file in snapshot.of(table):
-        held = reader.rows(Snapshot(files={file.path: file}), table, columns=["generation_id"])["generation_id"]
-        for generation, n in zip(*np.unique(held, return_counts=True), strict=True):
-            counts[int(generation)] += int(n)
+        held = reader.rows(Snapshot(files={file.path: file}), table, columns=[column])[column]
+        for value, n in zip(*np.unique(held, return_counts=True), strict=True):
+            counts[int(value)] += int(n)
     return counts

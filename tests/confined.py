@@ -13,7 +13,7 @@ from collections.abc import Callable
 import actlake
 import stores
 from actlake.queries.confine import landlock, landlock_version
-from actlake.store import Location, Log, compact, gc, index, log, verify
+from actlake.store import Location, Log, compact, gc, index, log, save_factorization, verify
 
 NOBODY = 65534
 
@@ -27,6 +27,7 @@ CALLS: dict[str, Callable[[Location], object]] = {
     "capture one": lambda location: stores.capture_unit(location, [20]),
     "capture with a checkpoint": lambda location: capture_with_a_checkpoint(location),
     "index": lambda location: index(location).n_tokens,
+    "save": lambda location: save_factorization(Log(location), stores.a_factorization(0, k=2)),
     "compact": lambda location: compact(location).n_after,
     "gc": lambda location: len(gc(location, grace_s=0).paths),
     "new store": lambda location: stores.registered(Location.of(f"{location.root}/new")).newest(),

@@ -32,6 +32,7 @@ SHAPED = [
         "capture.replay",
         "queries.generation",
         "queries.saliency",
+        "store.factorizations",
         "store.reader",
         "store.shard",
     )

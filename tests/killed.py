@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 
 import stores
-from actlake.store import Location, compact, gc, index, log
+from actlake.store import Location, compact, gc, index, log, save_factorization
 
 log.CHECKPOINT_EVERY = 4
 CHANGES = {"os.link", "os.remove", "os.mkdir"}
@@ -22,6 +22,7 @@ OPERATIONS: dict[str, Callable[[Location], object]] = {
     "index": index,
     "compact": compact,
     "gc": lambda location: gc(location, grace_s=0),
+    "save": lambda location: save_factorization(log.Log(location), stores.a_factorization(0, k=2)),
 }
 
 

@@ -10,9 +10,11 @@ from actlake.store import (
     CapturedGeneration,
     CapturedTokens,
     Commit,
+    Factorization,
     Location,
     Log,
     Reservation,
+    save_factorization,
     write_shard,
     write_table,
 )
@@ -95,3 +97,31 @@ def a_store(location: Location, units: int = 2, unit_size: int = 2) -> Log:
     for unit in range(units):
         capture_unit(location, range(unit * unit_size, (unit + 1) * unit_size))
     return log
+
+
+def a_factorization(generation_id: int, k: int, layers: Sequence[int] = LAYERS) -> Factorization:
+    """A factorization of a generation, whose every number follows from the generation's id."""
+    random = np.random.default_rng(generation_id)
+    return Factorization(
+        name=f"of {generation_id}",
+        method="nmf",
+        layers=layers,
+        slice={"generations": str(generation_id)},
+        negatives="clip",
+        scale_layers=False,
+        seed=0,
+        n_iterations=9,
+        converged=True,
+        error=0.5,
+        versions={},
+        generation_id=np.full(N_TOKENS, generation_id),
+        position=np.arange(N_TOKENS, dtype=np.int32),
+        values=random.random((N_TOKENS, k), np.float32),
+        weights=random.random((k, len(layers) * D_FF), np.float32),
+    )
+
+
+def save_factors(location: Location) -> None:
+    """Save a factorization of generation 0 in both layers, and one of generation 1 in the second."""
+    save_factorization(Log(location), a_factorization(0, k=2))
+    save_factorization(Log(location), a_factorization(1, k=3, layers=LAYERS[1:]))

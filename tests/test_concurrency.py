@@ -80,6 +80,24 @@ def test_two_index_steps_and_two_compactions_at_once_double_nothing(tmp_path: Pa
     assert check(actlake.open(tmp_path)) == 24
 
 
+@pytest.mark.slow
+def test_four_processes_save_factors_while_others_capture_and_compact_and_none_is_lost(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    stores.a_store(location, units=1)
+    at_once(tmp_path, *(("save", [writer, 8]) for writer in range(4)), ("capture", [100, 8]), ("compact", [1]))
+    store = actlake.open(tmp_path)
+    saved = store.factorizations()
+    assert saved["factorization_id"].tolist() == list(range(32))
+    assert set(saved["name"]) == {f"{writer}/{number}" for writer in range(4) for number in range(8)}
+    report = verify(location, deep=True)
+    assert report.problems == ()
+    removed = {path for commit in Log(location).commits() for path in commit.remove}
+    assert {path for path in report.unreferenced if path.startswith("factor")} <= removed
+    gc(location, grace_s=0)
+    assert verify(location, deep=True).ok
+    assert len(actlake.open(tmp_path).factorizations()) == 32
+
+
 @pytest.fixture
 def history(tmp_path: Path) -> tuple[Path, list[int]]:
     """A store and the number of its generations after each commit."""

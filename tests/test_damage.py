@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import stores
-from actlake.errors import ActlakeError, CorruptFile, CorruptLog, FormatTooNew, MissingFile, QueryError
+from actlake.errors import ActlakeError, CorruptFile, CorruptLog, FormatTooNew, MissingFile
 from actlake.store import TABLES, Commit, DataFile, Location, Log, Reader, Snapshot, compact, gc, index, thrift, verify
 from actlake.store.log import CHECKPOINT_EVERY
+from actlake.store.schema import FORMAT
 
 VECTORS = tuple(name for name, table in TABLES.items() if table.vector)
 PROJECTION = ("segments", "neuron_vectors", "neuron_partials")
@@ -32,7 +33,8 @@ Answers = Mapping[str, Callable[[actlake.Store], Any]]
 
 
 def _sql(query: str, store: actlake.Store) -> str:
-    return repr(store.sql(query).fetchall())
+    with store.reading(query) as rows:
+        return repr(rows.fetchall())
 
 
 def _batches(table: str, store: actlake.Store) -> str:
@@ -45,8 +47,7 @@ def _rows(table: str, store: actlake.Store) -> str:
 
 
 def _neuron(path: str, store: actlake.Store) -> str:
-    query = f"from {path}.activations where layer = {NEURON[0]} and neuron = {NEURON[1]} order by all"
-    return repr(store.sql(query).fetchall())
+    return _sql(f"from {path}.activations where layer = {NEURON[0]} and neuron = {NEURON[1]} order by all", store)
 
 
 ANSWERS: Answers = {
@@ -65,6 +66,7 @@ ANSWERS: Answers = {
     "tokens": lambda store: repr(store.generation(GENERATION).tokens.to_dict()),
     "runs": lambda store: repr(store.runs().to_dict()),
     "generations": lambda store: repr(store.generations().to_dict()),
+    "factorizations": lambda store: repr(store.factorizations().to_dict()),
 }
 """Every way to ask."""
 
@@ -80,6 +82,9 @@ READ_BY = {
         "segments": ["neuron by_neuron"],
         "neuron_vectors": ["neuron by_neuron"],
         "neuron_partials": ["sql neuron_stats", "sql neuron_examples"],
+        "factorizations": ["factorizations"],
+        "factor_tokens": [],
+        "factor_neurons": [],
     }.items()
 }
 """The ways that read a table."""
@@ -87,11 +92,16 @@ READ_BY = {
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two units of two generations, with their projection."""
+    """Two units of two generations, with their projection, and two saved factorizations."""
     path = tmp_path_factory.mktemp("stores") / "sound"
-    stores.a_store(Location.of(path))
-    index(Location.of(path))
+    fill(Location.of(path))
     return path
+
+
+def fill(location: Location) -> None:
+    stores.a_store(location)
+    index(location)
+    stores.save_factors(location)
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +147,12 @@ def page_headers(path: Path) -> list[range]:
 
 def ask(store: Path, way: str, name: str) -> Any:
     """An answer; None for an error that says which file is damaged."""
-    failure: Exception
+    failure: ActlakeError
     try:
         return ANSWERS[way](actlake.open(store))
-    except (ActlakeError, duckdb.Error) as error:  # DuckDB's own where a relation's rows are fetched
+    except ActlakeError as error:
         failure = error
-    nameless = type(failure) is duckdb.Error  # a page header that its Thrift cannot read
-    assert nameless or name in str(failure), f"{way}: {failure!r}"
+    assert name in str(failure), f"{way}: {failure!r}"
     return None
 
 
@@ -235,10 +244,8 @@ def test_a_broken_file_is_named_by_every_way_that_reads_it(store: Path, table: s
 @pytest.mark.parametrize("table", TABLES)
 def test_files_of_one_table_that_are_swapped_are_named(tmp_path: Path, table: str) -> None:
     location = Location.of(tmp_path)
-    stores.a_store(location)
-    index(location)
-    stores.a_store(Location.of(tmp_path / "other"))
-    index(Location.of(tmp_path / "other"))
+    fill(location)
+    fill(Location.of(tmp_path / "other"))
     _, path = file_of(tmp_path, table)
     twin = [file for file in Log(location).snapshot().of(table) if tmp_path / file.path != path]
     other = tmp_path / twin[0].path if twin else file_of(tmp_path / "other", table)[1]
@@ -301,8 +308,8 @@ def test_values_of_the_projection_that_are_not_the_token_major_ones_are_found_by
     assert "layer 3, generation 1, position 2, are others" in problem
 
 
-LAST = 3
-"""The newest commit of `sound`: a run, two units, their segment."""
+LAST = 5
+"""The newest commit of `sound`: a run, two units, their segment, two factorizations."""
 
 
 def entry(store: Path, version: int) -> Path:
@@ -318,7 +325,7 @@ def test_a_broken_commit_is_named(store: Path, version: int, damage: str) -> Non
         "empty": "",
         "cut": text[: len(text) // 2],
         "another number": text.replace(f'"version": {version}', f'"version": {version + 1}'),
-        "another version": text.replace('"format": 2', '"format": 3'),
+        "another version": text.replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'),
         "another key": text.replace('"key": "', '"key": "x'),
     }
     if damage == "missing":
@@ -354,9 +361,7 @@ def test_a_flipped_bit_in_a_commit_is_named_or_does_not_matter(store: Path) -> N
 
 @pytest.mark.parametrize("version", range(1, LAST + 1))
 def test_a_commit_of_another_store_is_found(store: Path, tmp_path: Path, version: int) -> None:
-    other = Location.of(tmp_path / "other")
-    stores.a_store(other)
-    index(other)
+    fill(Location.of(tmp_path / "other"))
     shutil.copy(entry(tmp_path / "other", version), entry(store, version))
     with pytest.raises(CorruptLog, match=rf"{version:020d}\.json.*another store"):
         actlake.open(store)
@@ -416,7 +421,7 @@ def test_a_broken_checkpoint_does_not_matter_and_is_named(long_store: Path, whic
             "empty": b"",
             "cut": data[:-40],
             "version": data.replace(b'"version": ' + version, b'"version": 126', 1),
-            "format": data.replace(b'"format": 2', b'"format": 7', 1),
+            "format": data.replace(b'"format": %d' % FORMAT, b'"format": 77', 1),
             "other": twin,
         }
         if damage == "missing":
@@ -478,8 +483,19 @@ def test_a_commit_names_its_parent(store: Path) -> None:
     assert replace(commit, checksum="").following(Log(Location.of(store)).snapshot(at=1)) == commit
 
 
-def test_sandboxed_sql_says_of_a_page_that_cannot_be_read_what_to_do(store: Path) -> None:
+def test_a_page_whose_header_duckdb_cannot_read_is_named_by_sandboxed_sql_and_an_export(
+    store: Path, tmp_path: Path
+) -> None:
     _, path = file_of(store, "tokens")
-    with flipped(path, page_headers(path)[0].start, 3), pytest.raises(QueryError) as raised:
-        actlake.open(store).read_sql("from tokens").fetchall()
-    assert re.fullmatch(r"a data file is damaged \(.*\); `actlake verify --deep` names it", str(raised.value))
+    opened = actlake.open(store)
+    with flipped(path, page_headers(path)[0].start, 3):
+        with pytest.raises(duckdb.Error, match="know what type"):
+            opened.sql("from tokens").fetchall()
+        for ask in (
+            lambda: opened.read_sql("from tokens").fetchall(),
+            lambda: opened.export("tokens", tmp_path / "t.csv"),
+            lambda: opened.responding("token = 'a'"),
+        ):
+            with pytest.raises(CorruptFile, match=re.escape(path.name)):
+                ask()
+    assert not (tmp_path / "t.csv").exists()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import actlake
 import pytest
+import stores
 from actlake.cli import cli
 from actlake.queries.catalog import dot_command
 from actlake.queries.connection import Database, empty_files
 from actlake.queries.files import StoreFiles
-from actlake.store import TABLES, Location, Snapshot
+from actlake.store import TABLES, Footers, Location, Snapshot
 from click.testing import CliRunner
 from families import KINDS, REFUSED, REFUSED_SAID
 
@@ -43,6 +44,21 @@ def test_every_public_name_is_in_some_page() -> None:
 
 def test_the_page_of_the_tables_is_that_of_the_schema() -> None:
     assert PAGES["tables.md"] == tables_page(), "write it again: python tests/test_docs.py"
+
+
+def test_the_examples_of_saved_factors_run(tmp_path: Path) -> None:
+    stores.a_store(Location.of(tmp_path))
+    store = actlake.open(tmp_path)
+    page = PAGES["queries.md"].partition("### Saved factors")[2].replace("layers=[4]", "layers=[3]")
+    names = {"store": store}
+    save, join = re.findall("```python\n(.*?)```", page, re.DOTALL)
+    exec(save, names)
+    assert store.factorizations()["name"].tolist() == ["layer 4"]
+    rows = eval(join, names)
+    assert set(rows.columns) == {"factor", "layer", "neuron", "token", "mean", "n"}
+    (query,) = re.findall("```sql\n(.*?)```", page, re.DOTALL)
+    assert len(rows.fetchall()) == stores.N_TOKENS
+    assert len(store.read_sql(query).fetchall()) == 5 * (stores.N_TOKENS - stores.N_PROMPT_TOKENS)
 
 
 def test_the_page_of_the_models_is_that_of_those_that_are_tested() -> None:
@@ -78,7 +94,7 @@ def tables_page() -> str:
     parts.append("\n# Views\n\nWhat follows from the tables, from `queries/views.sql`; types are DuckDB's.\n")
     query, params = dot_command(".schema") or ("", {})
     files = StoreFiles(Location.of("."), (), empty_files())
-    empty = Database(Snapshot(), {}, files, check=lambda *_, **__: None, name_of=str)
+    empty = Database(Snapshot(), {}, files, check=Footers(Location.of(".")), name_of=str)
     rows = [row for row in empty.sql(query, params).fetchall() if row[1] != "table"]
     for name, kind, column, type_, comment in rows:
         if kind == "view":

@@ -47,6 +47,8 @@ def store(toy_model: actlake.capture.Model, tmp_path_factory: pytest.TempPathFac
     index(Location.of(path), layers=[0, 2])
     actlake.capture(path, toy_model, ["int", "sum"], index=False, precision="float32", **options)
     compact(Location.of(path))
+    opened = actlake.open(path)
+    opened.save(opened.generation(0).factors(2, layers=[1]))
     return path
 
 
@@ -132,7 +134,7 @@ class TestTheSchemaOfCommits:
         for document in documents:
             COMMIT.validate(document)
         operations = {document["operation"] for document in documents}
-        assert operations == {"register", "capture", "complete", "index", "compact"}
+        assert operations == {"register", "capture", "complete", "index", "compact", "save"}
 
     def test_a_merge_of_segments_fits_it(self, toy_model: actlake.capture.Model, tmp_path: Path) -> None:
         for prompt in ("a", "b", "c", "d"):

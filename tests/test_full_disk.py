@@ -70,7 +70,7 @@ def files_of_commits(store: Path) -> set[str]:
     return {file.path for commit in Log(Location.of(store)).commits() for file in commit.add}
 
 
-CASES = [("capture", before_capture), ("index", before_index), ("compact", before_compact)]
+CASES = [("capture", before_capture), ("index", before_index), ("save", before_capture), ("compact", before_compact)]
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ RELATIONS = [
     "neuron_examples_by(true)",
     "saliency",
     "saliency_by('grad_norm')",
+    "(from factor_tokens join activations using (generation_id, position) join factor_neurons using (layer, neuron, factor))",
     "(select activation_bin(-1.5) as bin, bin_magnitude(1020) as magnitude)",
     "(select neuron, layer, run_id, histogram_quantile(histogram, 0.5) as median from neuron_stats)",
     "(select layer, neuron, histogram_of(bins, bin_counts) as histogram from neuron_partials)",
@@ -48,11 +49,15 @@ RELATIONS = [
 
 @pytest.fixture(scope="module")
 def mixed_store(toy_model: actlake.capture.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in a folder with a difficult name, whose projection has some layers of one run and nothing of another."""
+    """A store in a folder with a difficult name, whose projection has some layers of one run and nothing of another, and
+    with saved factors."""
     path = tmp_path_factory.mktemp("stores") / 'it\'s "one" [of] *m?ny; ünï'
     actlake.capture(path, toy_model, [" 1, 2, 3,", "One, two,"], max_new_tokens=4, precision="float32", index=False)
     index(Location.of(path), layers=[0, 2])
     actlake.capture(path, toy_model, ["hé 😀", "keys"], max_new_tokens=3, index=False)
+    store = actlake.open(path)
+    for generation_id in (0, 2):
+        store.save(store.generation(generation_id).factors(2, layers=[1]), name="ünï")
     return path
 
 

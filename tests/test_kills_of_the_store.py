@@ -1,4 +1,4 @@
-"""`kill -9` in every phase of a commit, an index step, a compaction and a garbage collection."""
+"""`kill -9` in every phase of a commit, an index step, a compaction, a garbage collection and a saving of factors."""
 
 from __future__ import annotations
 
@@ -212,3 +212,37 @@ def test_after_a_hundred_kills_nothing_is_lost_and_the_same_again_finishes(
                 n_partial += 0 < done < n_changes
                 check_and_finish(by_sql=False)
         assert n_partial > 0
+
+
+@pytest.mark.slow
+def test_factors_that_a_kill_met_as_they_were_saved_are_there_whole_or_not_at_all(folder: Path) -> None:
+    start, store = folder / "start", folder / "store"
+    stores.a_store(Location.of(start), units=1)
+    factors = stores.a_factorization(0, k=2)
+
+    def saved() -> list[int]:
+        assert verify(Location.of(store), deep=True).problems == ()
+        opened = actlake.open(store)
+        ids = opened.factorizations()["factorization_id"].tolist()
+        for factorization_id in ids:
+            query = "select value from factor_tokens where factorization_id = ? order by position, factor"
+            values = opened.sql(query, [factorization_id]).fetchnumpy()["value"]
+            assert values.tolist() == factors.values.ravel().tolist()
+        return ids
+
+    with operations() as all_of_them:
+        shutil.copytree(start, store)
+        _, n_changes = all_of_them.run("save", store)
+        assert n_changes >= 10
+        found = []
+        for event in range(1, n_changes + 1):
+            shutil.rmtree(store)
+            shutil.copytree(start, store)
+            assert all_of_them.run("save", store, event=event) == (True, event)
+            found.append(saved())
+            killed, _ = all_of_them.run("save", store)
+            assert not killed
+            assert saved() == [*range(len(found[-1]) + 1)]
+            assert_nothing_is_left(store)
+        assert found[0] == []
+        assert found[-1] == [0]

@@ -15,7 +15,7 @@ from actlake.store import Location
 
 CONFINED = str(Path(__file__).with_name("confined.py"))
 READS = ("sql", "generation", "verify", "version")
-WRITES = ("write_shard", "capture", "index", "compact", "gc", "new store")
+WRITES = ("write_shard", "capture", "index", "save", "compact", "gc", "new store")
 IN_A_MOUNT = """
 set -e
 mount --bind "$STORE" "$STORE"

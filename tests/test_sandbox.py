@@ -37,7 +37,7 @@ from actlake.queries import Limits, confine, parse_bytes, sandbox
 from actlake.queries.connection import Database, empty_files
 from actlake.queries.files import StoreFiles
 from actlake.queries.sandbox_child import lock_settings
-from actlake.store import CapturedGeneration, CapturedTokens, Commit, Location, Log, Reservation, write_shard
+from actlake.store import CapturedGeneration, CapturedTokens, Commit, Footers, Location, Log, Reservation, write_shard
 from click.testing import CliRunner
 
 SECRET = "what lies outside"
@@ -85,7 +85,7 @@ Content = dict[str, tuple[int, bytes]]
 
 
 def through(files: StoreFiles, store: actlake.Store) -> Database:
-    return Database(store.snapshot, {}, files, check=lambda *_, **__: None, name_of=files.url)
+    return Database(store.snapshot, {}, files, check=Footers(store.location), name_of=files.url)
 
 
 def content(folder: Path) -> Content:

@@ -89,6 +89,14 @@ class StoreContract:
         report = verify(location, deep=True)
         assert (report.ok, report.n_generations) == (True, 5)
 
+    def test_factors_that_are_saved_are_read_back(self, filled: Location) -> None:
+        store = actlake.open(filled.uri)
+        factors = store.generation(0).factors(2, layers=[1])
+        assert [store.save(factors), store.save(factors)] == [0, 1]
+        query = "select value from factor_tokens where factorization_id = 1 order by position, factor"
+        np.testing.assert_array_equal(store.sql(query).fetchnumpy()["value"], factors.tokens.ravel())
+        assert verify(filled, deep=True).ok
+
     def test_a_damaged_file_is_found_and_named(self, filled: Location) -> None:
         (file, *_) = Log(filled).snapshot().of("embeddings")
         sound = filled.read(file.path)

@@ -176,6 +176,11 @@ def test_the_saliency_view_is_gradient_times_input(any_store: actlake.Store) -> 
     np.testing.assert_allclose(view, macro, rtol=1e-12)
 
 
+def test_a_layer_that_is_named_twice_is_there_once(opened: actlake.Store) -> None:
+    generation = opened.generation(1)
+    np.testing.assert_array_equal(generation.activations([2, 0, 2]), generation.activations([2, 0]))
+
+
 @pytest.mark.parametrize("layers", [[0], [0, 2]])
 def test_clipped_factors_are_scikit_learns_called_by_hand(opened: actlake.Store, layers: list[int]) -> None:
     generation = opened.generation(1)

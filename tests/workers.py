@@ -43,6 +43,15 @@ def capture(store: str, first: int, n: int) -> None:
     Path(store, f"captured-{first}").touch()
 
 
+def save(store: str, writer: int, n: int) -> None:
+    """Factors that are saved one after the other; each is there at once, under its number."""
+    opened = actlake.open(store)
+    for number in range(n):
+        factorization_id = opened.save(opened.generation(number % 2).factors(2 + number % 3), name=f"{writer}/{number}")
+        query = "select name from factorizations where factorization_id = ?"
+        assert opened.sql(query, [factorization_id]).fetchall() == [(f"{writer}/{number}",)]
+
+
 def repeatedly(store: str, what: Callable[[Location], object], captures: int) -> None:
     """Until all captures are done, and then once more."""
     finished = False
@@ -115,6 +124,7 @@ def hold(store: str, captures: int) -> None:
 WORK: dict[str, Callable[..., None]] = {
     "commit": commit,
     "capture": capture,
+    "save": save,
     "index": lambda store, captures: repeatedly(store, index, captures),
     "compact": lambda store, captures: repeatedly(store, compact, captures),
     "gc": lambda store, captures: repeatedly(store, lambda location: gc(location, grace_s=GRACE_S), captures),
