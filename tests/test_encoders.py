@@ -15,6 +15,7 @@ from actlake.capture import Model, load_model
 from actlake.errors import InvalidOption, InvalidPrompt, PromptTooLong
 from actlake.store import Commit, Location, Log, verify
 from families import ENCODER_DECODERS, MASKED, SIZES, Family
+from transformers import BertTokenizerFast
 
 TEXTS = ["One, <mask>, three,<mask> four.", "a <mask>", "The countries of the European Union", {"text": "<mask>b"}]
 NO_GRADIENTS = ["embeddings", "activations"]
@@ -233,3 +234,17 @@ def test_a_text_as_long_as_the_context_is_captured_and_a_longer_one_is_not(
     actlake.capture(tmp_path / "s", model, ["x" * context])
     with pytest.raises(PromptTooLong):
         actlake.capture(tmp_path / "s", model, ["x" * (context + 1)])
+
+
+def test_the_tokens_of_a_wordpiece_tokenizer_are_found_in_the_text(bert_folder: Path, tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "capital", "of", "fr", "##ance", "is", "."]
+    folder = shutil.copytree(bert_folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    text = "The capital of France is [MASK]."
+    actlake.capture(tmp_path / "s", str(folder), [{"text": text, "targets": ["of"]}])
+    generation = actlake.open(tmp_path / "s").generation(0)
+    tokens = generation.tokens
+    assert tokens["token"].tolist() == ["[CLS]", *words[5:11], "[MASK]", ".", "[SEP]"]
+    spans = [text[start:end] for start, end in zip(tokens["char_start"], tokens["char_end"], strict=True)]
+    assert spans == ["", "The", "capital", "of", "Fr", "ance", "is", "[MASK]", ".", ""]
+    assert (generation.completion, list(tokens["rank"].dropna().index)) == ("of", [7])
