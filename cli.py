@@ -103,6 +103,7 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--layers", metavar="LAYERS", help="Layers whose activations are recorded, as 0,3-5.  [default: all]")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True)
 @click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", help="Texts at once.")
+@click.option("--ffn", metavar="PATTERN", help="The FFNNs' output projections, where they are not to be searched.")
 @click.option("--device", default="auto", show_default=True, help="Where the model computes: cpu, cuda, …")
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
@@ -138,6 +139,7 @@ def capture(
     actlake capture corpus --model smollm2-135m --prompt " 1, 2, 3," --max-new-tokens 30
     actlake capture corpus --model distilbert/distilgpt2 prompts.jsonl --layers 0,3-5 --precision float16
     actlake capture corpus --model ./my-model prompts.txt --dry-run
+    actlake capture corpus --model ./my-model prompts.txt --ffn "model.layers.{i}.mlp.down_proj"
     """
     options |= {
         "record": tuple(part.strip() for part in record.split(",") if part.strip()),
@@ -156,7 +158,7 @@ def capture(
         Log(location).exists()  # a place that does not answer is better told before the model is loaded
     if sys.stderr.isatty():
         click.echo(f"loading {model} and checking where its neurons are …", err=True)
-    loaded = load_model(model, device=chosen.device, dtype=chosen.dtype)
+    loaded = load_model(model, device=chosen.device, dtype=chosen.dtype, ffn=chosen.ffn)
     plan = make_plan(loaded, records, chosen)
     if dry_run:
         _print_budget(loaded, plan, chosen, as_json=as_json)

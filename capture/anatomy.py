@@ -1,31 +1,33 @@
-"""Where in a model things are: found by what flows where, not by a list of names, and proved before use.
+"""Where in a model things are: found by what flows where, not by a list of names, or named by hand; proved before use.
 
 The neurons of a layer are the input of its FFNN's output projection. What sets that projection apart from every other
 linear map of a block: its input at a position comes from other linear maps of the block by element-wise functions alone.
 Attention mixes positions; norms mix features. So the model runs once on a few tokens with every linear map cut out of the
-graph, and the gradients say which input comes from where.
+graph, and the gradients say which input comes from where. The proof is `proof.check_anatomy`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any
+from itertools import count, takewhile
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import ModelRefused
+from ..errors import InvalidOption, ModelRefused, number_ranges
+from .calls import N_TOKENS, Call, by_layer, forward_calls, some_tokens
 
-N_TOKENS = 6
+BY_HAND = "model.layers.{i}.mlp.down_proj"
+"""What a pattern looks like that names the output projections of the FFNNs."""
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Names of a model's parts, and its sizes. `blocks`, `ffns` and `ffn_outputs` are by layer.
+    """Names of a model's parts, and its sizes. `blocks`, `ffns` and `ffn_outputs` are by layer, in the order in which
+    they run; layers that share a module name it again.
 
-    `ffns` are the modules around a whole FFNN, None where it is not a module of its own.
+    `ffns` are the modules around a whole FFNN, None where it is not a module of its own. `unembedding` is None where the
+    model predicts no token. A model that is not causal is an encoder: each position sees all.
     """
 
     embedding: str
@@ -33,158 +35,217 @@ class Anatomy:
     ffns: tuple[str | None, ...]
     ffn_outputs: tuple[str, ...]
     final_norm: str | None
-    unembedding: str
+    unembedding: str | None
     d_model: int
     d_ff: int
     vocab_size: int
+    is_causal: bool = True
 
     @property
     def n_layers(self) -> int:
         return len(self.blocks)
 
-
-@dataclass(frozen=True)
-class _Call:
-    """One run of a module: the tensors that went in, the first of them `input`, and the one that came out."""
-
-    name: str
-    module: nn.Module
-    inputs: tuple[Tensor, ...]
-    output: Tensor
-
     @property
-    def input(self) -> Tensor:
-        return self.inputs[0]
-
-    @property
-    def is_linear(self) -> bool:
-        weight = getattr(self.module, "weight", None)
-        if not isinstance(weight, Tensor) or weight.ndim != 2 or not self.input.is_floating_point():
-            return False
-        return sorted(weight.shape) == sorted((self.input.shape[-1], self.output.shape[-1]))
+    def ffn(self) -> str:
+        """The output projections of the FFNNs as a pattern, `{i}` for the layer's number."""
+        return _pattern(self.blocks[0], self.ffn_outputs[0])
 
 
-def find_anatomy(model: nn.Module, name: str) -> Anatomy:
-    """The parts of a causal language model. Raises ModelRefused, with what was found.
+def find_anatomy(model: nn.Module, name: str, *, ffn: str | None = None, is_causal: bool = True) -> Anatomy:
+    """The parts of a language model. `ffn` names the FFNNs' output projections, as `model.layers.{i}.mlp.down_proj`.
 
+    Raises ModelRefused, with what was found, or InvalidOption for a pattern that names no modules of this model.
     Cost: two forward passes over six tokens, and a few backward passes through single FFNNs.
     """
-    ids = _some_tokens(model)
-    calls = _calls(model, ids)
+    named = None if ffn is None else _named(model, ffn)
+    ids = some_tokens(model)
+    calls = forward_calls(model, ids)
     weighted = [call for call in calls if isinstance(getattr(call.module, "weight", None), Tensor)]
     embedding = next((c for c in weighted if c.input.shape == ids.shape and torch.equal(c.input, ids)), None)
     if embedding is None:
         raise ModelRefused(name, "no module was given the token ids, so the input embedding was not found")
+    vocab_size = len(embedding.module.weight)  # type: ignore[arg-type]
     linear = [call for call in weighted if call.is_linear]
     if not linear:
         raise ModelRefused(name, "no linear map with a plain two-dimensional weight ran (is the model quantized?)")
-    unembedding = linear[-1]
-    blocks = _blocks(model, calls, name)
-    d_model = next(call.output.shape[-1] for call in calls if call.name == blocks[0])
-    cut = [call for call in _calls(model, ids, cut_linear=True) if call.is_linear and call.output.requires_grad]
-    ffns, ffn_outputs = zip(*(_ffn(block, cut, d_model, name) for block in blocks), strict=True)
-    widths = sorted({call.input.shape[-1] for call in linear if call.name in ffn_outputs})
+    blocks = _blocks(model, calls, name) if named is None else _blocks_of(calls, named, str(ffn), name)
+    last_block = by_layer(calls, blocks)[-1]
+    unembedding = linear[-1] if linear[-1].start > last_block.end else None
+    if unembedding is not None and not is_causal and unembedding.output.shape[-1] < vocab_size:
+        unembedding = None  # a head that is for something else
+    if is_causal and unembedding is None:
+        raise ModelRefused(name, "no linear map ran after the blocks, so the unembedding was not found")
+    cut_calls = forward_calls(model, ids, cut_linear=True)
+    ffns, outputs = zip(
+        *(
+            _ffn(model, block, cut_calls, last_block.output.shape[-1], name, None if named is None else set(named))
+            for block in by_layer(cut_calls, blocks)
+        ),
+        strict=True,
+    )
+    widths = {call.input.shape[-1] for call in linear if call.name in outputs}
     if len(widths) > 1:
-        raise ModelRefused(name, f"its layers have FFNNs of different widths: {', '.join(map(str, widths))}")
-    last_block = max(index for index, call in enumerate(weighted) if call.name.startswith(f"{blocks[-1]}."))
-    norms = [call.name for call in weighted[last_block + 1 :] if call.module.weight.ndim == 1]
+        found = f"its layers have FFNNs of different widths: {', '.join(map(str, sorted(widths)))}"
+        raise ModelRefused(name, f"{found}{f'; {mixture}' if (mixture := mixture_of_experts(model, blocks)) else ''}")
+    norms = [call.name for call in weighted if call.start > last_block.end and call.module.weight.ndim == 1]
     return Anatomy(
         embedding=embedding.name,
         blocks=blocks,
         ffns=ffns,
-        ffn_outputs=ffn_outputs,
+        ffn_outputs=outputs,
         final_norm=norms[-1] if norms else None,
-        unembedding=unembedding.name,
-        d_model=d_model,
-        d_ff=widths[0],
-        vocab_size=unembedding.output.shape[-1],
+        unembedding=unembedding.name if unembedding else None,
+        d_model=last_block.output.shape[-1],
+        d_ff=widths.pop(),
+        vocab_size=unembedding.output.shape[-1] if unembedding else vocab_size,
+        is_causal=is_causal,
     )
 
 
-def check_anatomy(model: nn.Module, anatomy: Anatomy, name: str) -> None:
-    """Prove that what would be recorded is right, or raise ModelRefused.
+def check_pattern(pattern: str) -> None:
+    """Raise InvalidOption unless the pattern says where the layer's number stands."""
+    if "{i}" not in pattern.rpartition(".")[0]:
+        raise InvalidOption("ffn", pattern, f"write {{i}} where the layer's number stands, as in {BY_HAND}")
 
-    For every layer: the recorded input times the projection's weight (and bias) is the FFNN's output, to which the module
-    may add one of its own inputs (a residual); and a text's activations are the same alone, right-padded, and continued.
-    """
-    tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 3e-2
-    ids = _some_tokens(model)
-    alone = {call.name: call for call in _calls(model, ids)}
-    for layer, (ffn, projection) in enumerate(zip(anatomy.ffns, anatomy.ffn_outputs, strict=True)):
-        call = alone[projection]
-        if not _close(_linear(call.module, call.input), call.output, tolerance):
-            raise ModelRefused(name, f"in layer {layer}, {projection} does not give its input times its weight")
-        for around in _modules_around(ffn, anatomy.blocks[layer]):
-            if not _gives(alone[around], call.output, tolerance):
-                raise ModelRefused(
-                    name, f"in layer {layer}, {around} does not give what {projection} gives (a mixture of experts?)"
+
+def mixture_of_experts(model: nn.Module, blocks: Sequence[str]) -> str | None:
+    """Why a model whose blocks hold experts is not recorded, and where they are; None where there are none."""
+    for block in dict.fromkeys(blocks):
+        for path, module in model.get_submodule(block).named_modules(prefix=block):
+            own = [] if isinstance(module, nn.Conv1d) else [p for p in module.parameters(recurse=False) if p.ndim == 3]
+            n_experts = max((len(p) for p in own), default=1)
+            if isinstance(module, nn.ModuleList) and path.endswith("experts"):
+                n_experts = len(module)
+            if n_experts > 1:
+                return (
+                    f"it is a mixture of experts ({path} holds {n_experts}), which is not supported: "
+                    "a token passes through those that it is routed to, so no neuron has an activation at every position"
                 )
-    longer = torch.cat([ids, (ids + 1) % anatomy.vocab_size], dim=1).expand(2, -1)  # (2, 2 × N_TOKENS)
-    mask = torch.ones_like(longer)
-    mask[0, N_TOKENS:] = 0  # what follows the text is padding in the first row, and text in the second
-    followed = {call.name: call for call in _calls(model, longer, mask)}
-    for layer, projection in enumerate(anatomy.ffn_outputs):
-        a = alone[projection].input.view(N_TOKENS, -1)
-        padded, continued = followed[projection].input.view(2, 2 * N_TOKENS, -1)[:, :N_TOKENS]
-        if not _close(a, padded, 10 * tolerance):
-            raise ModelRefused(name, f"padding changes the activations of layer {layer}")
-        if not _close(a, continued, 10 * tolerance):
-            raise ModelRefused(name, f"later tokens change the activations of layer {layer}: the model is not causal")
+    return None
 
 
-def _some_tokens(model: nn.Module) -> Int[Tensor, "1 6"]:
-    """Six token ids, all different, that no module could take for positions."""
-    config: Any = model.config
-    vocab_size = config.get_text_config().vocab_size
-    ids = [(vocab_size // 2 + 7 * index) % vocab_size for index in range(N_TOKENS)]
-    return torch.tensor([ids], device=next(model.parameters()).device)
+def _named(model: nn.Module, pattern: str) -> tuple[str, ...]:
+    """The modules that a pattern names, by layer, each under the first of its names."""
+    check_pattern(pattern)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    names = list(takewhile(modules.__contains__, (pattern.replace("{i}", str(layer)) for layer in count())))
+    if not names:
+        linear = dict.fromkeys(
+            _pattern(path, path) for path, module in modules.items() if isinstance(module, nn.Linear) and "." in path
+        )
+        raise InvalidOption("ffn", pattern, f"the model has no such module; its linear maps are {', '.join(linear)}")
+    path = _block_of(pattern).rpartition(".")[0]
+    siblings = [child for child, _ in modules[path].named_children()] if path in modules else []
+    layers = [int(child) for child in siblings if child.isdecimal()]
+    lacking = [layer for layer in layers if pattern.replace("{i}", str(layer)) not in modules]
+    if lacking:
+        raise InvalidOption("ffn", pattern, f"layers {number_ranges(lacking)} of {path} have no such module")
+    first_names = {module: name for name, module in reversed(modules.items())}
+    return tuple(first_names[modules[name]] for name in names)
 
 
-def _blocks(model: nn.Module, calls: Sequence[_Call], name: str) -> tuple[str, ...]:
-    """The transformer blocks: the largest list of modules that all ran, each once, in order."""
-    order = [call.name for call in calls]
+def _blocks_of(calls: Sequence[Call], named: Sequence[str], pattern: str, name: str) -> tuple[str, ...]:
+    """The blocks that the modules named by hand ran in, in order."""
+    ran = [call for call in calls if call.name in set(named)]
+    order = list(dict.fromkeys(call.name for call in ran))
+    if order != list(dict.fromkeys(named)):
+        missing = [module for module in named if module not in order]
+        problem = f"{missing[0]} did not run" if missing else f"they ran in another order: {', '.join(order)}"
+        raise ModelRefused(name, f"of the modules that {pattern!r} names, {problem}")
+    depth = _block_of(pattern).count(".") + 1
+    names = {".".join(module.split(".")[:depth]) for module in named}
+    around = [next((call.name for call in calls if call.name in names and call.holds(one)), None) for one in ran]
+    if None in around:
+        raise ModelRefused(name, f"{ran[around.index(None)].name} did not run inside a block that is a module")
+    return tuple(block for block in around if block)
+
+
+def _blocks(model: nn.Module, calls: Sequence[Call], name: str) -> tuple[str, ...]:
+    """The transformer blocks, as they ran: the largest list of modules that all ran, each once, in order; where there is
+    none, the largest of those that ran several times, as layers that share their weights do."""
     lists = {
         path: [f"{path}.{child}" for child, _ in module.named_children()]
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module)
     }
-    ran = {path: names for path, names in lists.items() if [n for n in order if n in set(names)] == names}
-    if not ran:
-        raise ModelRefused(
-            name, "it has no list of modules that all run once and in order, so its blocks were not found"
-        )
-    largest = max(ran, key=lambda path: sum(p.numel() for p in model.get_submodule(path).parameters()))
-    return tuple(ran[largest])
-
-
-def _ffn(block: str, cut: Sequence[_Call], d_model: int, name: str) -> tuple[str | None, str]:
-    """The module around a block's FFNN (None if that is the block itself), and the FFNN's output projection."""
-    inside = [call for call in cut if call.name.startswith(f"{block}.")]
-    found: dict[str, list[_Call]] = {}
-    elementwise = []
-    for index, call in enumerate(inside):
-        sources = _sources(call, inside[:index]) if call.output.shape[-1] == d_model else None
-        if sources is not None:
-            found[call.name] = [source for source, _ in sources]
-            elementwise.extend([call.name] if all(n_features <= 2 for _, n_features in sources) else [])
-    candidates = elementwise or list(found)
-    if len(candidates) != 1:
-        linear = ", ".join(call.name.removeprefix(f"{block}.") for call in inside) or "none"
-        what = f"{len(candidates)} projections look like" if candidates else "no projection is"
+    runs = {path: [call.name for call in calls if call.name in set(names)] for path, names in lists.items()}
+    once = [path for path, names in lists.items() if runs[path] == names]
+    again = [path for path, names in lists.items() if list(dict.fromkeys(runs[path])) == names]
+    if not again:
         raise ModelRefused(
             name,
-            f"in {block}, {what} the output of a dense FFNN (its linear maps: {linear}); "
-            "mixtures of experts and quantized weights are not supported",
+            "it has no list of modules that all run and in order, so its blocks were not found; "
+            f"name the FFNNs' output projections by hand, as --ffn '{BY_HAND}'",
         )
+    sizes = {path: sum(p.numel() for p in model.get_submodule(path).parameters()) for path in again}
+    largest = max(once or again, key=lambda path: (sizes[path], path.count(".")))  # ALBERT has a list in a list
+    return tuple(runs[largest])
+
+
+def _ffn(
+    model: nn.Module, block: Call, cut: Sequence[Call], d_model: int, name: str, named: set[str] | None
+) -> tuple[str | None, str]:
+    """The module around a block's FFNN (None if that is the block itself), and the FFNN's output projection.
+
+    Of those named by hand it must be one, and the search must find it too, wherever it finds any.
+    """
+    inside = [call for call in cut if block.holds(call)]
+    linear = [call for call in inside if call.is_linear and call.output.requires_grad]
+    found: dict[str, list[Call]] = {}
+    elementwise, mixing = [], []
+    for index, call in enumerate(linear):
+        sources = _sources(call, linear[:index]) if call.output.shape[-1] == d_model else None
+        if sources:
+            found[call.name] = [source for source, _ in sources]
+            elementwise.extend([call.name] if all(n_features <= 2 for _, n_features in sources) else [])
+        elif sources is not None:
+            mixing.append(call.name)
+    candidates = elementwise or list(found)
+    if named is not None:
+        candidates = _agreed(candidates, mixing, linear, block, name, named)
+    if len(candidates) != 1:
+        raise ModelRefused(name, _what_was_found(model, block, linear, candidates))
     (projection,) = candidates
-    paths = [projection.split("."), *(source.name.split(".") for source in found[projection])]
-    around = ".".join(same[0] for same in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
-    return (around if around != block else None), projection
+    output = next(call for call in linear if call.name == projection)
+    whole = [output, *found.get(projection, [])]
+    around = [call for call in inside if all(call.holds(part) for part in whole)] if len(whole) > 1 else []
+    return (min(around, key=lambda call: call.end).name if around else None), projection
 
 
-def _sources(call: _Call, earlier: Sequence[_Call]) -> list[tuple[_Call, int]] | None:
+def _agreed(
+    candidates: Sequence[str], mixing: Sequence[str], linear: Sequence[Call], block: Call, name: str, named: set[str]
+) -> list[str]:
+    """The projection of a block that was named by hand, if nothing that was found speaks against it."""
+    chosen = [call.name for call in linear if call.name in named]
+    if not chosen:
+        raise ModelRefused(
+            name, f"in {block.name}, the module named by hand is not a linear map with a plain two-dimensional weight"
+        )
+    if chosen[0] in mixing:
+        raise ModelRefused(name, f"{chosen[0]} takes from other positions, as attention's output projection does")
+    if candidates and chosen[0] not in candidates:
+        patterns = ", ".join(repr(_pattern(block.name, candidate)) for candidate in candidates)
+        raise ModelRefused(name, f"{chosen[0]} does not look like the output of an FFNN; found was {patterns}")
+    return chosen
+
+
+def _what_was_found(model: nn.Module, block: Call, linear: Sequence[Call], candidates: Sequence[str]) -> str:
+    if mixture := mixture_of_experts(model, [block.name]):
+        return mixture
+    if candidates:
+        patterns = [_pattern(block.name, candidate) for candidate in candidates]
+        ways = " or ".join(f"--ffn '{pattern}'" for pattern in patterns)
+        return f"in {block.name}, {len(candidates)} projections look like the output of an FFNN; say which: {ways}"
+    maps = ", ".join(call.name.removeprefix(f"{block.name}.") for call in linear) or "none"
+    return (
+        f"in {block.name}, no projection is the output of a dense FFNN (its linear maps: {maps}); quantized weights and "
+        f"blocks without an FFNN are not supported; if one of these is it, name it, as --ffn '{BY_HAND}'"
+    )
+
+
+def _sources(call: Call, earlier: Sequence[Call]) -> list[tuple[Call, int]] | None:
     """The linear maps whose outputs `call`'s input comes from at its own position only, and how many features one
-    neuron takes from each; None if there is none, or if other positions take part."""
+    neuron takes from each. None if it comes from none; an empty list if other positions take part."""
     a = call.input.reshape(-1, call.input.shape[-1])
     if not a.requires_grad or len(a) != N_TOKENS or not earlier:
         return None
@@ -196,13 +257,13 @@ def _sources(call: _Call, earlier: Sequence[_Call]) -> list[tuple[_Call, int]] |
         if everything is None:
             continue
         if everything[:-1].any():
-            return None
+            return []
         one_neuron = _gradient(last[last.abs().argmax()], source)
         sources.append((source, 0 if one_neuron is None else int(one_neuron[-1].count_nonzero())))
     return sources or None
 
 
-def _gradient(of: Float[Tensor, ""], source: _Call) -> Float[Tensor, "positions features"] | None:
+def _gradient(of: Float[Tensor, ""], source: Call) -> Float[Tensor, "positions features"] | None:
     """The gradient with respect to the output of a cut linear map; None where it is all zero."""
     (gradient,) = torch.autograd.grad(of, source.output, retain_graph=True, allow_unused=True)
     if gradient is None or not gradient.any():
@@ -210,69 +271,22 @@ def _gradient(of: Float[Tensor, ""], source: _Call) -> Float[Tensor, "positions 
     return gradient.reshape(-1, gradient.shape[-1])
 
 
-def _linear(module: nn.Module, a: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-    """`a @ W (+ b)` by the module's own weight, which stands as (out, in), or as (in, out) in `Conv1D`."""
-    weight, bias = module.weight, getattr(module, "bias", None)
-    matrix = weight.T if isinstance(module, nn.Linear) else weight
-    product = a @ matrix  # type: ignore[operator]
-    return product if bias is None else product + bias
+def _pattern(block: str, module: str) -> str:
+    """A module's name with `{i}` in place of the block's number, or of the last number where the block has none.
 
-
-def _modules_around(ffn: str | None, block: str) -> Iterator[str]:
-    """The FFNN and the modules around it, inside the block."""
-    while ffn is not None and ffn != block:
-        yield ffn
-        ffn = ffn.rpartition(".")[0]
-
-
-def _gives(ffn: _Call, projected: Tensor, tolerance: float) -> bool:
-    if ffn.output.numel() != projected.numel():
-        return False
-    output = ffn.output.reshape(projected.shape)
-    residuals = [x.reshape(projected.shape) for x in ffn.inputs if x.numel() == projected.numel()]
-    return any(_close(output - residual, projected, tolerance) for residual in (torch.zeros_like(output), *residuals))
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    scale = float(b.abs().max()) or 1.0
-    return bool(((a - b).abs().max() <= tolerance * scale).item())
-
-
-def _calls(
-    model: nn.Module,
-    ids: Int[Tensor, "batch pos"],
-    mask: Int[Tensor, "batch pos"] | None = None,
-    *,
-    cut_linear: bool = False,
-) -> list[_Call]:
-    """Every module's run in one forward pass, in the order in which they ended.
-
-    With `cut_linear`, what a module with a two-dimensional weight gives is cut out of the graph and made a leaf of it.
+    >>> _pattern("model.layers.3", "model.layers.3.mlp.down_proj")
+    'model.layers.{i}.mlp.down_proj'
     """
-    calls: list[_Call] = []
-    with _watched(model, calls, cut_linear=cut_linear), torch.set_grad_enabled(cut_linear):
-        model(input_ids=ids, attention_mask=torch.ones_like(ids) if mask is None else mask, use_cache=False)
-    return calls
+    parts = module.split(".")
+    numbers = [index for index, part in enumerate(parts[: block.count(".") + 1]) if part.isdecimal()]
+    return ".".join("{i}" if numbers and index == numbers[-1] else part for index, part in enumerate(parts))
 
 
-@contextmanager
-def _watched(model: nn.Module, calls: list[_Call], *, cut_linear: bool) -> Iterator[None]:
-    names = {module: name for name, module in model.named_modules() if name}
+def _block_of(pattern: str) -> str:
+    """A pattern as far as the layer's number.
 
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
-        # copies, because some models add to what a module took or gave in place
-        tensors = tuple(value.clone() for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        result = output[0] if isinstance(output, tuple | list) and output else output
-        if not tensors or not isinstance(result, Tensor):
-            return None
-        cut = cut_linear and result is output and getattr(getattr(module, "weight", None), "ndim", 0) == 2
-        leaf = result.detach().clone().requires_grad_(cut)
-        calls.append(_Call(names[module], module, tensors, leaf))
-        return leaf.clone() if cut else None
-
-    handles = [module.register_forward_hook(record, with_kwargs=True) for module in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    >>> _block_of("model.layers.{i}.mlp.down_proj")
+    'model.layers.{i}'
+    """
+    parts = pattern.split(".")
+    return ".".join(parts[: max(index for index, part in enumerate(parts) if "{i}" in part) + 1])

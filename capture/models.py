@@ -10,11 +10,20 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from ..errors import ActlakeError, InvalidOption, ModelNotFound, ModelRefused
 from . import builtin
-from .anatomy import Anatomy, check_anatomy, find_anatomy
+from .anatomy import Anatomy, check_pattern, find_anatomy
+from .proof import check_anatomy
 from .quiet import quiet
 from .text import TokenText
 
@@ -25,7 +34,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded causal language model with its tokenizer, whose anatomy was found and proved.
+    """A loaded language model with its tokenizer, whose anatomy was found and proved; of an encoder–decoder, the encoder.
 
     `end_ids` are the tokens that end a text. Nothing else of the checkpoint's own defaults for generation is used.
     """
@@ -58,13 +67,25 @@ class Model:
         config = self.network.config.get_text_config()
         for attribute in ("max_position_embeddings", "max_seq_len", "seq_length"):
             if isinstance(limit := getattr(config, attribute, None), int):
-                return limit
+                return limit - self._unused_positions(limit)
         return None
+
+    @property
+    def mask_id(self) -> int | None:
+        """The token at whose positions a masked language model predicts, None for any other model."""
+        predicts = not self.anatomy.is_causal and self.anatomy.unembedding is not None
+        return self.tokenizer.mask_token_id if predicts else None
 
     @property
     def pad_id(self) -> int:
         """What fills a batch; the attention mask hides it, so any token serves."""
         return self.end_ids[0] if self.end_ids else 0
+
+    def _unused_positions(self, limit: int) -> int:
+        """How many rows of the position embedding no token can have: RoBERTa counts from after the padding's row."""
+        tables = [module for module in self.network.modules() if isinstance(module, torch.nn.Embedding)]
+        paddings = [t.padding_idx for t in tables if t.num_embeddings == limit and t.padding_idx is not None]
+        return paddings[0] + 1 if paddings and limit != self.anatomy.vocab_size else 0
 
     @cached_property
     def hash(self) -> str:
@@ -83,42 +104,73 @@ class Model:
         return hashlib.sha256(definition.encode()).hexdigest()
 
 
-def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Model:
+def load_model(name: str, *, device: str = "auto", dtype: DType = "auto", ffn: str | None = None) -> Model:
     """The model that `name` says: `smollm2-135m`, a local folder, a .gguf file, or a Hugging Face id.
 
     Weights are read from safetensors or GGUF only, and no code of the model's is run. `device="auto"` takes CUDA where
-    there is one; `dtype="auto"` computes in float32 on a CPU and in the checkpoint's type on an accelerator.
-    Raises ModelNotFound, ModelRefused (the check of `anatomy`), or InvalidOption.
+    there is one; `dtype="auto"` computes in float32 on a CPU and in the checkpoint's type on an accelerator. `ffn` names
+    the output projections of the FFNNs by hand, as `model.layers.{i}.mlp.down_proj`; they are proved all the same.
+    Raises ModelNotFound, ModelRefused (the check of `proof`), or InvalidOption.
     """
     where = _device(device)
     types: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     automatic = torch.float32 if where.type == "cpu" else "auto"
     if dtype != "auto" and dtype not in types:
         raise InvalidOption("dtype", dtype, f"choose auto or one of {', '.join(types)}")
+    if ffn is not None:
+        check_pattern(ffn)
     source, more = _source(name)
     with quiet():
         try:
-            network = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=types.get(dtype, automatic),
-                use_safetensors=None if "gguf_file" in more else True,
-                trust_remote_code=False,
-                **more,
-            )
+            network, is_causal = _network(name, source, types.get(dtype, automatic), more)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **more)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            if isinstance(error, ActlakeError):
+                raise
             raise ModelNotFound(name, _problem(error)) from error
     network.eval().requires_grad_(False).to(where)
     with quiet():
-        anatomy = _proved_anatomy(network, name)
+        anatomy = _proved_anatomy(network, name, ffn, is_causal)
+    if not is_causal:
+        return Model(name, network, tokenizer, anatomy, end_ids=())
     ends = _end_ids(network.generation_config.eos_token_id, tokenizer.eos_token_id, anatomy.vocab_size)
     network.generation_config = GenerationConfig()
     return Model(name, network, tokenizer, anatomy, ends)
 
 
-def _proved_anatomy(network: Any, name: str) -> Anatomy:
+def _network(name: str, source: str | Path, dtype: Any, more: dict[str, Any]) -> tuple[Any, bool]:
+    """The network that is recorded, and whether it is causal: a decoder, a masked language model, an encoder whose
+    checkpoint has no head for that, or the encoder of an encoder–decoder."""
+    from_gguf = "gguf_file" in more
+    config = None if from_gguf else AutoConfig.from_pretrained(source, trust_remote_code=False, **more)
+    kind: Any = AutoModelForCausalLM
+    if getattr(config, "is_encoder_decoder", False):
+        kind = AutoModel
+    elif type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        kind = AutoModelForMaskedLM
+    network, info = kind.from_pretrained(
+        source,
+        dtype=dtype,
+        use_safetensors=None if from_gguf else True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **more,
+    )
+    missing = sorted(info["missing_keys"])
+    if kind is AutoModel:
+        network = network.get_encoder()
+    elif kind is AutoModelForMaskedLM and missing:
+        inside = f"{network.base_model_prefix}."
+        network, missing = network.base_model, [key for key in missing if key.startswith(inside)]
+    if missing:
+        some = f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
+        raise ModelRefused(name, f"its checkpoint lacks {len(missing)} of its weights, which would be random: {some}")
+    return network, kind is AutoModelForCausalLM
+
+
+def _proved_anatomy(network: Any, name: str, ffn: str | None, is_causal: bool) -> Anatomy:
     try:
-        anatomy = find_anatomy(network, name)
+        anatomy = find_anatomy(network, name, ffn=ffn, is_causal=is_causal)
         check_anatomy(network, anatomy, name)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, ActlakeError):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..errors import InvalidOption
 from ..store import PRECISIONS, RECORDS, Precision, Record
+from .anatomy import check_pattern
 from .generate import Sampling
 from .models import DType
 
@@ -19,6 +20,7 @@ class CaptureOptions:
     layers          the layers whose activations are recorded; all of them unless told
     precision       what recorded vectors are rounded to
     batch_size      texts at once, or "auto": as many as have 512 tokens together, at most 32
+    ffn             the FFNNs' output projections, where they are not to be searched: model.layers.{i}.mlp.down_proj
     device, dtype   where and in what type the model computes; "auto" is CUDA and the checkpoint's type, else CPU and float32
     temperature     0 is greedy; greater values draw, by `seed`, from the `top_k` likeliest tokens (0: all) that
                     together have probability `top_p`
@@ -33,6 +35,7 @@ class CaptureOptions:
     layers: Sequence[int] | None = None
     precision: Precision = "bfloat16"
     batch_size: int | Literal["auto"] = "auto"
+    ffn: str | None = None
     device: str = "auto"
     dtype: DType = "auto"
     temperature: float = 0.0
@@ -53,6 +56,8 @@ class CaptureOptions:
             raise InvalidOption("precision", self.precision, f"choose one of {', '.join(PRECISIONS)}")
         if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise InvalidOption("batch_size", self.batch_size, 'give 1 or more, or "auto"')
+        if self.ffn is not None:
+            check_pattern(self.ffn)
         if self.gradient_tokens < 1:
             raise InvalidOption("gradient_tokens", self.gradient_tokens, "give 1 or more")
         if not -(2**63) <= self.seed < 2**63:

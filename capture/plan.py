@@ -22,13 +22,19 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class Work:
-    """One prompt as the model reads it; `max_new_tokens` is 0 for a text that is captured as it stands."""
+    """One prompt as the model reads it; `max_new_tokens` is 0 for a text that is captured as it stands.
+
+    `n_masked` positions of it are masked, for a masked language model to fill; `targets` are the tokens to explain there,
+    none for the likeliest.
+    """
 
     prompt_index: int
     prompt: Prompt
     text: str
     token_ids: tuple[int, ...]
     max_new_tokens: int
+    n_masked: int = 0
+    targets: tuple[int, ...] = ()
 
     @property
     def max_tokens(self) -> int:
@@ -54,9 +60,16 @@ def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) 
     """Tokens, layers and batches of a run. Raises InvalidPrompt, PromptTooLong, UnknownLayer or InvalidOption."""
     if not prompts:
         raise InvalidPrompt("prompts", "there is none; give a file or a text")
+    if options.ffn not in (None, model.anatomy.ffn):
+        raise InvalidOption("ffn", options.ffn, f"the model was loaded with {model.anatomy.ffn}")
     layers = tuple(sorted(set(range(model.anatomy.n_layers) if options.layers is None else options.layers)))
     if unknown := [layer for layer in layers if not 0 <= layer < model.anatomy.n_layers]:
         raise UnknownLayer(unknown, range(model.anatomy.n_layers))
+    if options.records("gradients") and not model.anatomy.is_causal and model.mask_id is None:
+        wanted = f"{model.name} is an encoder that predicts no token, so there are no gradients; leave them out"
+        raise InvalidOption("record", ",".join(options.record), wanted)
+    if options.chat and not model.anatomy.is_causal:
+        raise InvalidOption("chat", True, f"{model.name} is an encoder, which answers nothing")
     works = [_work(model, index, prompt, options) for index, prompt in enumerate(prompts)]
     return Plan(works, layers if options.records("activations") else ())
 
@@ -66,7 +79,9 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
     per_value = BYTES_PER_VALUE[options.precision]
     d_model, d_ff = model.anatomy.d_model, model.anatomy.d_ff
     tokens = sum(work.max_tokens for work in plan.works)
-    pairs = sum(sum(range(len(work.token_ids), work.max_tokens)) for work in plan.works)
+    pairs = sum(
+        sum(range(len(work.token_ids), work.max_tokens)) + work.n_masked * len(work.token_ids) for work in plan.works
+    )
     characters = sum(len(work.text.encode()) for work in plan.works)
     budget = {"generations": 200 * len(plan.works) + characters, "tokens": 24 * tokens}
     if options.records("embeddings"):
@@ -81,18 +96,33 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
 
 
 def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> Work:
-    text = _chat(model, prompt.text) if options.chat and prompt.generate else prompt.text
+    generate = prompt.generate and model.anatomy.is_causal
+    text = _chat(model, prompt.text) if options.chat and generate else prompt.text
     token_ids = tuple(model.tokenizer(text, add_special_tokens=text is prompt.text, verbose=False)["input_ids"])
     if not token_ids:
         raise InvalidPrompt(prompt.where, "the tokenizer makes no token of it")
     if worst := [token_id for token_id in token_ids if token_id >= model.anatomy.vocab_size]:
         raise InvalidPrompt(prompt.where, f"the tokenizer gives token {worst[0]}, which the model does not have")
-    room = options.max_new_tokens if prompt.generate else 0
+    room = options.max_new_tokens if generate else 0
     if model.context is not None:
         if len(token_ids) + min(room, 1) > model.context:
             raise PromptTooLong(prompt.where, len(token_ids), model.context)
         room = min(room, model.context - len(token_ids))
-    return Work(index, prompt, text, token_ids, room)
+    n_masked = token_ids.count(model.mask_id) if model.mask_id is not None else 0
+    targets = _targets(model, prompt, n_masked) if model.mask_id is not None else ()
+    return Work(index, prompt, text, token_ids, room, n_masked, targets)
+
+
+def _targets(model: Model, prompt: Prompt, n_masked: int) -> tuple[int, ...]:
+    """The tokens that a record's `targets` names, one for each mask. Raises InvalidPrompt."""
+    texts = prompt.metadata.get("targets", [])
+    if not isinstance(texts, list) or len(texts) not in (0, n_masked):
+        raise InvalidPrompt(prompt.where, f'its "targets" are not a list of {n_masked} texts, one for each mask')
+    targets = [model.tokenizer(str(text), add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+    for text, ids in zip(texts, targets, strict=True):
+        if len(ids) != 1:
+            raise InvalidPrompt(prompt.where, f"the target {text!r} is {len(ids)} tokens, and a mask stands for one")
+    return tuple(token_id for (token_id,) in targets)
 
 
 def _chat(model: Model, text: str) -> str:

@@ -3,7 +3,7 @@
 Texts are padded at the right, where causal attention never looks; every position of every text is real.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from .gradients import output_gradients
+from .masked import masked_gradients, masked_predictions, masked_targets
 from .models import Model
 
 PREDICTIONS_AT_ONCE = 256
@@ -21,7 +22,10 @@ PREDICTIONS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the replay gives of one text of `n` tokens, `p` of them the prompt; see `store.CapturedGeneration`."""
+    """What the replay gives of one text of `n` tokens, `p` of them the prompt; see `store.CapturedGeneration`.
+
+    Of an encoder's: `masked` are the masked positions, and `targets` the tokens there that are explained.
+    """
 
     embeddings: Float32[np.ndarray, "n d_model"]
     activations: dict[int, Float32[np.ndarray, "n d_ff"]]
@@ -29,6 +33,8 @@ class Recorded:
     logprob: Float32[np.ndarray, "n"]
     rank: Int32[np.ndarray, "n"]
     entropy: Float32[np.ndarray, "n"]
+    masked: tuple[int, ...] | None = None
+    targets: tuple[int, ...] = ()
 
 
 def replay(
@@ -76,6 +82,49 @@ def replay(
     ]
 
 
+def replay_encoder(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    *,
+    layers: Sequence[int],
+    gradients: bool,
+) -> list[Recorded]:
+    """As `replay`, for a model that reads all positions at once.
+
+    `targets` are the tokens to explain at each text's masked positions; the likeliest where there are none. Nothing is said
+    about other positions (log-probability, rank and entropy 0), nor by a model that predicts no token.
+    """
+    lengths = [len(text) for text in texts]
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], True, model.pad_id).to(model.device)
+    mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long().to(model.device)
+    masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
+    gradients = gradients and any(masked)
+    with _recording(model, layers, gradients=gradients) as taps, torch.set_grad_enabled(gradients):
+        output = model.network(input_ids=ids, attention_mask=mask)
+    logits = output.logits if model.mask_id is not None else torch.zeros(*ids.shape, 0, device=ids.device)
+    chosen = [
+        masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
+        for row, positions in enumerate(masked)
+    ]
+    columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
+    if gradients:
+        columns = masked_gradients(taps.embedding, logits, masked, chosen, lengths)
+    embeddings = _numpy(taps.embedding)
+    activations = {layer: _numpy(a).reshape(*ids.shape, -1) for layer, a in taps.activations.items()}
+    return [
+        Recorded(
+            embeddings[row, :n],
+            {layer: a[row, :n] for layer, a in activations.items()},
+            columns[row],
+            *masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]),
+            masked=tuple(masked[row]),
+            targets=chosen[row],
+        )
+        for row, n in enumerate(lengths)
+    ]
+
+
 @dataclass
 class _Taps:
     """Tensors taken from one forward pass, with their graph if there is one."""
@@ -97,20 +146,22 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool) -> Itera
     def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         taps.last_hidden = args[0]
 
-    def activation_of(layer: int) -> object:
+    def activation_of(module_name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        runs = iter([layer for layer, name in enumerate(anatomy.ffn_outputs) if name == module_name])
+
         def activation(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            taps.activations[layer] = args[0].detach()
+            if (layer := next(runs)) in layers:
+                taps.activations[layer] = args[0].detach()
 
         return activation
 
+    wanted = {anatomy.ffn_outputs[layer] for layer in layers}
     handles = [
         network.get_submodule(anatomy.embedding).register_forward_hook(embedding),
-        network.get_submodule(anatomy.unembedding).register_forward_pre_hook(last_hidden),
-        *(
-            network.get_submodule(anatomy.ffn_outputs[layer]).register_forward_pre_hook(activation_of(layer))
-            for layer in layers
-        ),
+        *(network.get_submodule(name).register_forward_pre_hook(activation_of(name)) for name in wanted),
     ]
+    if anatomy.unembedding is not None:
+        handles.append(network.get_submodule(anatomy.unembedding).register_forward_pre_hook(last_hidden))
     try:
         yield taps
     finally:

@@ -41,7 +41,7 @@ from .models import Model, load_model
 from .options import CaptureOptions
 from .plan import Plan, Work, byte_budget, make_plan
 from .prompts import Prompt, prompts_from
-from .replay import Recorded, replay
+from .replay import Recorded, replay, replay_encoder
 
 IN_WRITING = 1
 """Batches that wait to be on disk while the model does the next one."""
@@ -99,7 +99,7 @@ def capture(
 
     `model` is a Hugging Face id, a local folder, a .gguf file, `smollm2-135m`, or a Model in hand. `prompts` are texts,
     mappings with a `prompt` or `text` (other fields become metadata), or a path to a .txt or .jsonl file.
-    `options` are those of `CaptureOptions`: max_new_tokens, record, layers, precision, batch_size, device, dtype,
+    `options` are those of `CaptureOptions`: max_new_tokens, record, layers, precision, batch_size, ffn, device, dtype,
     temperature, top_k, top_p, seed, chat, gradient_tokens, name, index.
 
     The same call on the same store finishes what is missing and writes nothing twice. Each batch is committed as it is
@@ -107,8 +107,9 @@ def capture(
     """
     chosen = CaptureOptions(**options)
     records = prompts_from(prompts)
-    loaded = load_model(model, device=chosen.device, dtype=chosen.dtype) if isinstance(model, str) else model
-    return capture_plan(Location.of(store), loaded, make_plan(loaded, records, chosen), chosen, on_progress)
+    if isinstance(model, str):
+        model = load_model(model, device=chosen.device, dtype=chosen.dtype, ffn=chosen.ffn)
+    return capture_plan(Location.of(store), model, make_plan(model, records, chosen), chosen, on_progress)
 
 
 def capture_plan(
@@ -186,6 +187,14 @@ def capture_unit(
 ) -> list[CapturedGeneration]:
     """Generate and replay one batch; nothing is written."""
     prompts = [work.token_ids for work in works]
+    if not model.anatomy.is_causal:
+        texts = replay_encoder(
+            model, prompts, [work.targets for work in works], layers=layers, gradients=options.records("gradients")
+        )
+        return [
+            _captured_generation(model, work, [], what, options, reservation)
+            for work, what in zip(works, texts, strict=True)
+        ]
     room = works[0].max_new_tokens
     completions: list[list[int]] = [[] for _ in works]
     if room:
@@ -220,7 +229,7 @@ def _captured_generation(
         run_id=reservation.run_id,
         prompt_index=work.prompt_index,
         prompt=work.text,
-        completion=text.completion(completion),
+        completion=text.completion(completion) or " ".join(text.text_of(target).strip() for target in recorded.targets),
         n_prompt_tokens=len(work.token_ids),
         finish_reason=reason,
         metadata=work.prompt.metadata,
@@ -237,6 +246,7 @@ def _captured_generation(
         embeddings=recorded.embeddings if options.records("embeddings") else None,
         activations=recorded.activations if options.records("activations") else None,
         gradients=recorded.gradients if options.records("gradients") else None,
+        masked=recorded.masked,
     )
 
 
@@ -261,6 +271,8 @@ def _run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any
         "end_ids": model.end_ids,
         "dtype": model.dtype,
         "layers": plan.layers,
+        "ffn": anatomy.ffn,
+        **({} if anatomy.is_causal else {"attention": "bidirectional"}),
     }
     libraries = ("actlake", "torch", "transformers", "tokenizers", "pyarrow")
     return {

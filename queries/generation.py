@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 
-from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer
+from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
 from ..store import Reader, Snapshot
 from .factors import Factors, Negatives, nmf
 from .saliency import Method, SaliencyMatrix, saliency_matrix
@@ -52,18 +52,17 @@ class Generation:
         """Gradients with respect to the embeddings before an output position, by input position.
 
         Without `output_position`, those of all output positions one after the other: `p` rows for position `p`, then
-        `p + 1` for the next. Raises NotRecorded; InvalidOption for a position that the model did not write.
+        `p + 1` for the next. Of a masked language model: for each masked position, with respect to all embeddings.
+        Raises NotRecorded; InvalidOption for a position that the model did not write.
         """
         vectors = self._vectors("gradients")
         if output_position is None:
             return vectors
-        outputs = self._outputs
-        if output_position not in outputs:
-            raise InvalidOption(
-                "output_position", output_position, f"choose from {outputs.start} to {outputs.stop - 1}"
-            )
-        start = sum(range(self.n_prompt_tokens, output_position))
-        return vectors[start : start + output_position]
+        n_inputs = self._n_inputs()
+        if output_position not in n_inputs:
+            raise InvalidOption("output_position", output_position, f"choose from {number_ranges(list(n_inputs))}")
+        start = sum(n for output, n in n_inputs.items() if output < output_position)
+        return vectors[start : start + n_inputs[output_position]]
 
     def activations(self, layers: Sequence[int] | None = None) -> Float32[np.ndarray, "positions neurons"]:
         """Activations, [positions, layers × d_ff], layer after layer in the order asked for (all, ascending, unless told); one
@@ -76,10 +75,11 @@ class Generation:
     def saliency(self, method: Method = "grad_x_input") -> SaliencyMatrix:
         """Shares of each input in each generated token, [output positions, input positions]; a row sums to 1.
 
-        Row `r` is output position `n_prompt_tokens + r`. Raises NotRecorded when gradients or embeddings are not there.
+        Row `r` is output position `n_prompt_tokens + r`, or masked position number `r`. Raises NotRecorded when gradients or
+        embeddings are not there.
         """
-        bounds = np.cumsum([*self._outputs])[:-1]
-        gradients = np.split(self._vectors("gradients"), bounds) if len(self._outputs) else []
+        n_inputs = list(self._n_inputs().values())
+        gradients = np.split(self._vectors("gradients"), np.cumsum(n_inputs)[:-1]) if n_inputs else []
         return saliency_matrix(gradients, self.embeddings(), method)
 
     def factors(
@@ -101,9 +101,15 @@ class Generation:
         ids, positions = np.full(self.n_tokens, self.generation_id), np.arange(self.n_tokens, dtype=np.int32)
         return replace(factors, generation_id=ids, position=positions)
 
-    @property
-    def _outputs(self) -> range:
-        return range(self.n_prompt_tokens, self.n_tokens)
+    def _n_inputs(self) -> dict[int, int]:
+        """Over how many inputs each output position's gradients go: a masked position's over all, a written token's over
+        those before it."""
+        if self.n_tokens > self.n_prompt_tokens:
+            return {position: position for position in range(self.n_prompt_tokens, self.n_tokens)}
+        rows = self._reader.rows(
+            self._snapshot, "gradients", columns=["output_position"], generation_id=self.generation_id
+        )
+        return dict.fromkeys(sorted(set(rows["output_position"].to_pylist())), self.n_tokens)
 
     def _known(self, layers: Sequence[int] | None) -> tuple[int, ...]:
         self._check_recorded("activations")

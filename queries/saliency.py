@@ -22,7 +22,8 @@ _SCORES: dict[Method, Callable[[Any, Any], Float64[np.ndarray, "inputs"]]] = {
 class SaliencyMatrix(np.ndarray):
     """Shares of saliency, [output positions, input positions], float64: a NumPy array that knows its scores.
 
-    Row `r` is output position `n_prompt_tokens + r`, column `i` is input position `i`; what an output cannot see is 0.
+    Row `r` is output position `n_prompt_tokens + r`, column `i` is input position `i`; what an output cannot see is 0. Of a
+    masked language model row `r` is masked position number `r`, and there is a column for every position.
     A row sums to 1 (its absolute values, for the signed method; 0 where every score is). `scores` has the same shape,
     before dividing by the row's sum; `method` is the saliency method. A slice or a result of arithmetic is without them.
     """
@@ -47,14 +48,15 @@ def saliency_matrix(
 ) -> SaliencyMatrix:
     """Saliency of each output position over the input positions before it.
 
-    `gradients[r]` is [output position, d_model]: the gradient of that output's logit with respect to every earlier
-    embedding. Sums are taken in double precision. Raises InvalidOption for an unknown method.
+    `gradients[r]` is [inputs, d_model]: the gradient of that output's logit with respect to every embedding that it sees, the
+    earlier ones, or all for a masked position. Sums are taken in double precision. Raises InvalidOption for an unknown method.
     Source: gradient × input, L2: Bastings & Filippova 2020, arXiv:2010.05607; Atanasova et al. 2020, arXiv:2009.13295.
     """
     if method not in METHODS:
         raise InvalidOption("method", method, f"choose one of {', '.join(METHODS)}")
     x = embeddings.astype(np.float64)
-    scores = np.zeros((len(gradients), len(embeddings) - 1))
+    width = max([len(embeddings) - 1, *map(len, gradients)])
+    scores = np.zeros((len(gradients), width))
     for row, gradient in zip(scores, gradients, strict=True):
         n_inputs = len(gradient)
         row[:n_inputs] = _SCORES[method](gradient.astype(np.float64), x[:n_inputs])

@@ -112,7 +112,11 @@ GENERATIONS = Table(
         Column("run_id", ID, "the run that captured it"),
         Column("prompt_index", ID, "0-based index of the prompt among the run's"),
         Column("prompt", TEXT, "the text that the model was given"),
-        Column("completion", TEXT, "the text that it wrote, special tokens left out"),
+        Column(
+            "completion",
+            TEXT,
+            "the text that it wrote, special tokens left out; what a masked language model has at its masks",
+        ),
         Column("n_prompt_tokens", COUNT, "tokens of the prompt"),
         Column("n_tokens", COUNT, "tokens of prompt and completion"),
         Column("finish_reason", TEXT, "stop (the model ended it), length (max_new_tokens) or context (no room left)"),
@@ -131,7 +135,12 @@ TOKENS = Table(
         Column("char_end", COUNT, "offset after its last character"),
         Column("is_generated", FLAG, "whether the model wrote it"),
         Column("is_special", FLAG, "whether it is a special token (start, end, role marks)"),
-        Column("logprob", REAL, "log-probability that the model gave it, natural logarithm", nullable=True),
+        Column(
+            "logprob",
+            REAL,
+            "log-probability that the model gave it (or the token at its mask), natural log",
+            nullable=True,
+        ),
         Column("rank", COUNT, "its place among the predictions; 1 is the likeliest", nullable=True),
         Column("entropy", REAL, "of the distribution that predicted it, in nats", nullable=True),
     ),
@@ -147,10 +156,16 @@ EMBEDDINGS = Table(
 
 GRADIENTS = Table(
     "gradients",
-    "the gradient of each generated token's logit with respect to each earlier token's embedding",
+    "the gradient of each generated token's logit with respect to each earlier token's embedding; of a masked language model, "
+    "of the logit of the token at each masked position with respect to every token's embedding",
     _generation_key(
-        Column("output_position", INDEX, "position of the generated token", key=True),
-        Column("input_position", INDEX, "position of the earlier token, 0 to output_position - 1", key=True),
+        Column("output_position", INDEX, "position of the generated or masked token", key=True),
+        Column(
+            "input_position",
+            INDEX,
+            "position of the earlier token, or of any token of a masked language model's text",
+            key=True,
+        ),
         Column("gradient", VECTOR, "FLOAT[d_model], logits per unit of embedding"),
     ),
     row_group=("generation_id",),

@@ -24,7 +24,10 @@ from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, TOKE
 
 @dataclass(frozen=True)
 class CapturedTokens:
-    """The tokens of one generation, `n` of them; the columns of the `tokens` table (NaN and 0 at position 0)."""
+    """The tokens of one generation, `n` of them; the columns of the `tokens` table.
+
+    Nothing predicted position 0, nor what is not masked in a masked language model's text: there the rank is 0.
+    """
 
     token_id: Int32[np.ndarray, "n"]
     token: Sequence[str]
@@ -41,7 +44,8 @@ class CapturedGeneration:
     """One generation of `n` tokens, `p` of them the prompt, and what was recorded of it (None where it was not).
 
     `activations` is by layer. `gradients[i]` is of the logit of output position `p + i` with respect to each of the
-    embeddings before it.
+    embeddings before it; where `masked` gives positions, of the logit of the token at masked position `masked[i]`, with
+    respect to each of the `n` embeddings.
     """
 
     generation_id: int
@@ -56,6 +60,7 @@ class CapturedGeneration:
     embeddings: Float32[np.ndarray, "n d_model"] | None = None
     activations: Mapping[int, Float32[np.ndarray, "n d_ff"]] | None = None
     gradients: Sequence[Float32[np.ndarray, "_ d_model"]] | None = None
+    masked: Sequence[int] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -121,7 +126,7 @@ def _generation_rows(generation: CapturedGeneration, _: Precision) -> pa.Table:
 def _token_rows(generation: CapturedGeneration, _: Precision) -> pa.Table:
     n, tokens = generation.n_tokens, generation.tokens
     position = np.arange(n, dtype=np.int32)
-    first = position == 0  # nothing predicted it
+    unpredicted = position == 0 if generation.masked is None else tokens.rank == 0
     return _table(
         TOKENS,
         generation_id=np.full(n, generation.generation_id),
@@ -132,9 +137,9 @@ def _token_rows(generation: CapturedGeneration, _: Precision) -> pa.Table:
         char_end=tokens.char_end,
         is_generated=position >= generation.n_prompt_tokens,
         is_special=tokens.is_special,
-        logprob=pa.array(tokens.logprob, mask=first),
-        rank=pa.array(tokens.rank, mask=first),
-        entropy=pa.array(tokens.entropy, mask=first),
+        logprob=pa.array(tokens.logprob, mask=unpredicted),
+        rank=pa.array(tokens.rank, mask=unpredicted),
+        entropy=pa.array(tokens.entropy, mask=unpredicted),
     )
 
 
@@ -154,11 +159,14 @@ def _gradient_rows(generation: CapturedGeneration, precision: Precision) -> pa.T
     if not generation.gradients:
         return None
     outputs = np.arange(generation.n_prompt_tokens, generation.n_tokens)
+    if generation.masked is not None:
+        outputs = np.array(generation.masked)
+    n_inputs = [len(gradient) for gradient in generation.gradients]
     return _table(
         GRADIENTS,
-        generation_id=np.full(outputs.sum(), generation.generation_id),
-        output_position=np.repeat(outputs, outputs),
-        input_position=np.concatenate([np.arange(output) for output in outputs]),
+        generation_id=np.full(sum(n_inputs), generation.generation_id),
+        output_position=np.repeat(outputs, n_inputs),
+        input_position=np.concatenate([np.arange(n) for n in n_inputs]),
         gradient=_vectors(
             np.concatenate(generation.gradients), precision, f"a gradient of generation {generation.generation_id}"
         ),

@@ -153,6 +153,7 @@ def _check_rows(snapshot: Snapshot, reader: Reader) -> tuple[int, list[str]]:
     runs = {run["run_id"]: run for run in reader.rows(snapshot, RUNS.name).to_pylist()}
     reserved = {reservation.run_id: reservation.generation_ids for reservation in snapshot.reservations}
     held = {table: _rows_per(snapshot, reader, table, "generation_id") for table in RECORDED}
+    masked = _masked_positions(snapshot, reader) if any(map(_is_bidirectional, runs.values())) else {}
     problems = [
         f"generation {generation} is there {n} times"
         for generation, n in Counter(rows["generation_id"].to_pylist()).items()
@@ -163,7 +164,9 @@ def _check_rows(snapshot: Snapshot, reader: Reader) -> tuple[int, list[str]]:
         if run not in runs or generation not in reserved[run]:
             problems.append(f"generation {generation} lies outside the numbers that run {run} reserved")
             continue
-        for table, expected in _expected_rows(runs[run], row["n_prompt_tokens"], row["n_tokens"]).items():
+        p, n = row["n_prompt_tokens"], row["n_tokens"]
+        pairs = n * masked.get(generation, 0) if _is_bidirectional(runs[run]) else sum(range(p, n))
+        for table, expected in _expected_rows(runs[run], n, pairs).items():
             found = held[table].pop(generation, 0)
             if found != expected:
                 problems.append(f"generation {generation} has {found} rows of {table}, not {expected}")
@@ -172,12 +175,27 @@ def _check_rows(snapshot: Snapshot, reader: Reader) -> tuple[int, list[str]]:
     return len(set(rows["generation_id"].to_pylist())), problems
 
 
-def _expected_rows(run: Mapping[str, Any], p: int, n: int) -> dict[str, int]:
+def _is_bidirectional(run: Mapping[str, Any]) -> bool:
+    return bool(json.loads(run["generation_config"]).get("attention") == "bidirectional")
+
+
+def _masked_positions(snapshot: Snapshot, reader: Reader) -> Counter[int]:
+    """At how many positions of each generation something was predicted."""
+    counts: Counter[int] = Counter()
+    for file in snapshot.of(TOKENS.name):
+        rows = reader.rows(Snapshot(files={file.path: file}), TOKENS.name, columns=["generation_id", "rank"])
+        predicted = rows["generation_id"].filter(rows["rank"].is_valid())
+        for generation, n in zip(*np.unique(predicted, return_counts=True), strict=True):
+            counts[int(generation)] += int(n)
+    return counts
+
+
+def _expected_rows(run: Mapping[str, Any], n: int, pairs: int) -> dict[str, int]:
     recorded, layers = set(run["recorded"]), json.loads(run["generation_config"])["layers"]
     return {
         TOKENS.name: n,
         EMBEDDINGS.name: n if "embeddings" in recorded else 0,
-        GRADIENTS.name: sum(range(p, n)) if "gradients" in recorded else 0,
+        GRADIENTS.name: pairs if "gradients" in recorded else 0,
         ACTIVATION_VECTORS.name: n * len(layers) if "activations" in recorded else 0,
     }
 

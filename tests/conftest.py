@@ -19,7 +19,7 @@ import transformers
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 settings.register_profile("actlake", deadline=None)  # machines are shared
 settings.load_profile("actlake")
@@ -28,6 +28,7 @@ SHAPED = [
     f"actlake.{module}"
     for module in (
         "capture.gradients",
+        "capture.masked",
         "capture.replay",
         "queries.generation",
         "queries.saliency",
@@ -89,13 +90,17 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=template)
 
 
-def save_model(folder: Path, config_name: str, scale: float = 8.0, **sizes: Any) -> Path:
+def save_model(
+    folder: Path, config_name: str, scale: float = 8.0, *, kind: str = "AutoModelForCausalLM", **sizes: Any
+) -> Path:
     """A folder with a random model of a configuration, its weights large enough that attention and neurons matter."""
     tokenizer = byte_level_tokenizer()
+    if kind == "AutoModelForMaskedLM":
+        tokenizer.add_special_tokens({"mask_token": "<mask>"})
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     config = getattr(transformers, config_name)(vocab_size=len(tokenizer), **ends, **sizes)
     torch.manual_seed(7)
-    network = AutoModelForCausalLM.from_config(config)
+    network = getattr(transformers, kind).from_config(config)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
@@ -126,7 +131,7 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_saver() -> Callable[..., Path]:
-    """Saves a random model: `(folder, name of its configuration's class, scale of its weights, **sizes)`."""
+    """Saves a random model: `(folder, name of its configuration's class, scale of its weights, kind=…, **sizes)`."""
     return save_model
 
 

@@ -1,14 +1,24 @@
 """Parts of a model are found by structure; what cannot be proved is refused."""
 
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import actlake
+import numpy as np
 import pytest
 import torch
 import transformers
 from actlake.capture import Model, load_model
-from actlake.capture.anatomy import Anatomy, check_anatomy, find_anatomy
+from actlake.capture.anatomy import Anatomy, find_anatomy
+from actlake.capture.proof import check_anatomy
 from actlake.errors import ModelNotFound, ModelRefused
+from families import REFUSED, SIZES
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -29,6 +39,15 @@ def network(config: str, **changes: Any) -> nn.Module:
     return AutoModelForCausalLM.from_config(getattr(transformers, config)(**{**SMALL, **changes})).eval()
 
 
+def ffn_inputs(model: Any, projection: nn.Module, generation: actlake.Generation) -> list[np.ndarray]:
+    """What a module is given in each of its runs over one generation, alone."""
+    given: list[np.ndarray] = []
+    handle = projection.register_forward_pre_hook(lambda module, args: given.append(args[0][0].detach().numpy()))
+    model(torch.tensor([generation.tokens["token_id"].tolist()]))
+    handle.remove()
+    return given
+
+
 def test_the_parts_of_each_shape_are_found(any_model: Model) -> None:
     a = any_model.anatomy
     assert (a.embedding, a.ffn_outputs[2], a.final_norm) == FOUND[any_model.network.config.model_type]
@@ -41,24 +60,118 @@ def test_more_than_ten_layers_stay_in_order_though_names_sort_otherwise() -> Non
     assert anatomy.blocks == tuple(f"model.layers.{layer}" for layer in range(12))
 
 
+def test_of_more_than_ten_layers_each_is_recorded_under_its_number(
+    tmp_path: Path, model_saver: Callable[..., Path]
+) -> None:
+    saved = model_saver(tmp_path / "model", "LlamaConfig", 2.0, **{**SIZES, "num_hidden_layers": 12})
+    model = load_model(str(saved))
+    actlake.capture(tmp_path / "s", model, ["a, b"], max_new_tokens=2, precision="float32", layers=[11, 2, 10])
+    generation = actlake.open(tmp_path / "s").generation(0)
+    assert generation.layers == (2, 10, 11)
+    for layer in generation.layers:
+        (expected,) = ffn_inputs(model.network, model.network.model.layers[layer].mlp.down_proj, generation)
+        np.testing.assert_allclose(generation.activations([layer]), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_ffnn_as_wide_as_the_model_is_not_taken_for_attention() -> None:
     anatomy = find_anatomy(network("LlamaConfig", intermediate_size=16), "square")
     assert anatomy.ffn_outputs[0] == "model.layers.0.mlp.down_proj"
 
 
+def test_layers_that_share_an_ffnn_are_each_read(tmp_path: Path, model_saver: Callable[..., Path]) -> None:
+    model = load_model(str(model_saver(tmp_path / "model", "LlamaConfig", **SIZES)))
+    layers = model.network.model.layers
+    layers[1].mlp = layers[0].mlp
+    anatomy = find_anatomy(model.network, "shared")
+    check_anatomy(model.network, anatomy, "shared")
+    assert anatomy.ffn_outputs == ("model.layers.0.mlp.down_proj",) * 2
+    actlake.capture(tmp_path / "s", replace(model, anatomy=anatomy), ["a, b"], max_new_tokens=3, precision="float32")
+    generation = actlake.open(tmp_path / "s").generation(0)
+    for layer, expected in enumerate(ffn_inputs(model.network, layers[0].mlp.down_proj, generation)):
+        np.testing.assert_allclose(generation.activations([layer]), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "projection"),
+    [
+        ("GPTNeoXConfig", {"intermediate_size": 16}, "gpt_neox.layers.1.mlp.dense_4h_to_h"),
+        ("CohereConfig", {"intermediate_size": 16, "num_key_value_heads": 2}, "model.layers.1.mlp.down_proj"),
+        ("Olmo2Config", {"intermediate_size": 16}, "model.layers.1.mlp.down_proj"),
+        ("Gemma2Config", {"intermediate_size": 16, "head_dim": 4}, "model.layers.1.mlp.down_proj"),
+        ("BloomConfig", {"n_head": 4}, "transformer.h.1.mlp.dense_4h_to_h"),
+    ],
+    ids=["parallel", "parallel, one norm", "norms after", "norms before and after", "residual inside"],
+)
+def test_whatever_stands_around_the_ffnn_it_is_told_from_attention(
+    config: str, changes: dict[str, Any], projection: str
+) -> None:
+    model = network(config, **changes)
+    anatomy = find_anatomy(model, config)
+    check_anatomy(model, anatomy, config)
+    assert anatomy.ffn_outputs[1] == projection
+
+
+def test_blocks_that_do_not_run_are_not_taken_for_those_that_do() -> None:
+    model = network("LlamaConfig")
+    model.decoys = network("LlamaConfig", num_hidden_layers=5).model.layers
+    assert find_anatomy(model, "decoys").blocks == ("model.layers.0", "model.layers.1")
+
+
+class _Reversed(nn.ModuleList):
+    """Layers that run from the last to the first."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[::-1] if isinstance(index, slice) else super().__getitem__(index)
+
+
+def test_blocks_that_run_in_another_order_than_they_stand_in_are_refused() -> None:
+    model = network("LlamaConfig", num_hidden_layers=12)
+    model.model.layers = _Reversed(model.model.layers)
+    with pytest.raises(ModelRefused, match="no list of modules that all run and in order"):
+        find_anatomy(model, "reversed")
+
+
+def test_a_block_that_does_not_run_at_all_is_refused() -> None:
+    model = network("LlamaConfig", num_hidden_layers=3)
+    model.config.num_hidden_layers = 2
+    with pytest.raises(ModelRefused, match="its blocks were not found"):
+        find_anatomy(model, "skipping")
+
+
+def test_a_projection_that_runs_twice_in_a_layer_is_refused() -> None:
+    model = transformers.BertLMHeadModel(transformers.BertConfig(**SMALL, is_decoder=True)).eval()
+    anatomy = find_anatomy(model, "bert")
+    for layer in model.bert.encoder.layer:
+        layer.chunk_size_feed_forward = 3
+    with pytest.raises(ModelRefused, match=r"layer\.0\.output\.dense ran 2 times in one forward pass, not 1"):
+        check_anatomy(model, anatomy, "bert")
+
+
 @pytest.mark.parametrize(
     ("config", "changes"),
-    [("MixtralConfig", {"num_local_experts": 4, "num_key_value_heads": 2}), ("MambaConfig", {})],
+    [
+        ("XLMRobertaConfig", {"is_decoder": True}),  # positions are counted from the padding
+        ("RecurrentGemmaConfig", {"num_key_value_heads": 2, "lru_width": 16, "num_hidden_layers": 3}),  # recurrent
+    ],
 )
-def test_a_model_without_a_dense_ffnn_is_refused_with_what_was_found(config: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(ModelRefused, match=r"no projection is the output of a dense FFNN \(its linear maps: "):
-        find_anatomy(network(config, **changes), config)
+def test_a_model_that_padding_at_the_left_changes_is_refused(config: str, changes: dict[str, Any]) -> None:
+    model = network(config, **changes)
+    with pytest.raises(ModelRefused, match="padding at the left changes the activations of layer 0"):
+        check_anatomy(model, find_anatomy(model, config), config)
 
 
-def test_a_dense_ffnn_that_is_one_of_several_experts_is_refused() -> None:
-    model = network("Llama4TextConfig", num_key_value_heads=2, head_dim=4, num_local_experts=4)
-    with pytest.raises(ModelRefused, match=r"in layer 0, .*feed_forward does not give what .*shared_expert.* gives"):
-        check_anatomy(model, find_anatomy(model, "shared"), "shared")
+def test_a_model_without_an_ffnn_is_refused_with_what_was_found() -> None:
+    with pytest.raises(ModelRefused, match=r"no projection is the output of a dense FFNN \(its linear maps: mixer\.in"):
+        find_anatomy(network("MambaConfig"), "mamba")
+
+
+@pytest.mark.parametrize("config", REFUSED)
+def test_a_mixture_of_experts_is_refused_with_the_reason(config: str) -> None:
+    model = network(config, **REFUSED[config])
+    with pytest.raises(
+        ModelRefused, match=r"it is a mixture of experts \(\S*\.experts holds 4\), which is not supported: a t"
+    ):
+        check_anatomy(model, find_anatomy(model, config), config)
 
 
 class _Doubled(nn.Linear):
@@ -133,6 +246,17 @@ def test_pickled_weights_are_refused(toy_folder: Path, tmp_path: Path) -> None:
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelNotFound, match="reads no pickled ones"):
         load_model(str(tmp_path))
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(toy_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(toy_folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ModelRefused, match=r"lacks 1 of its weights, .* random: model\.layers\.1\.mlp\.up_proj\.weight"
+    ):
+        load_model(str(folder))
 
 
 def test_a_second_load_has_the_same_hashes_and_another_weight_another(toy_folder: Path, toy_model: Model) -> None:

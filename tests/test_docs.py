@@ -12,8 +12,9 @@ from actlake.cli import cli
 from actlake.queries.catalog import dot_command
 from actlake.queries.connection import Database, empty_files
 from actlake.queries.files import StoreFiles
-from actlake.store import TABLES, Location, Snapshot
+from actlake.store import TABLES, Footers, Location, Snapshot
 from click.testing import CliRunner
+from families import KINDS, REFUSED, REFUSED_SAID
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -60,6 +61,10 @@ def test_the_examples_of_saved_factors_run(tmp_path: Path) -> None:
     assert len(store.read_sql(query).fetchall()) == 5 * (stores.N_TOKENS - stores.N_PROMPT_TOKENS)
 
 
+def test_the_page_of_the_models_is_that_of_those_that_are_tested() -> None:
+    assert PAGES["models.md"] == models_page(), "write it again: python tests/test_docs.py"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for name, page in PAGES.items():
         folder = ROOT if name == "README.md" else ROOT / "docs"
@@ -89,13 +94,30 @@ def tables_page() -> str:
     parts.append("\n# Views\n\nWhat follows from the tables, from `queries/views.sql`; types are DuckDB's.\n")
     query, params = dot_command(".schema") or ("", {})
     files = StoreFiles(Location.of("."), (), empty_files())
-    empty = Database(Snapshot(), {}, files, check=lambda *_, **__: None, name_of=str)
+    empty = Database(Snapshot(), {}, files, check=Footers(Location.of(".")), name_of=str)
     rows = [row for row in empty.sql(query, params).fetchall() if row[1] != "table"]
     for name, kind, column, type_, comment in rows:
         if kind == "view":
             parts.append(f"| {column} | {type_} | {comment} |\n" if column else heading(name, comment))
     parts.append("\n# Macros\n\n| macro | |\n|---|---|\n")
     parts += [f"| `{name}` | {comment} |\n" for name, kind, _, _, comment in rows if kind == "macro"]
+    return "".join(parts)
+
+
+def models_page() -> str:
+    """`docs/models.md`, from the models that the tests build."""
+    parts = [
+        "# Models\n\nWhat is tested, from `tests/families.py`: of each kind a tiny random model is built, and what is "
+        "recorded of it is compared\nwith plain runs of that model. Others of the same shapes are found in the same way "
+        "([capture.md](capture.md)).\n"
+    ]
+    for title, said, families in KINDS:
+        parts.append(f"\n## {title}\n\n{said}\n\n| model type | output projections of the FFNNs | |\n|---|---|---|\n")
+        for family in families:
+            note = f"{family.note[:1].upper()}{family.note[1:]}"
+            parts.append(f"| `{family.model_type}` | `{family.ffn}` | {note} |\n")
+    refused = ", ".join(f"`{config.removesuffix('Config')}`" for config in REFUSED)
+    parts.append(f"\n## Refused\n\n{REFUSED_SAID}\n\nTested: {refused}.\n")
     return "".join(parts)
 
 
@@ -107,3 +129,4 @@ def heading(name: str, comment: str) -> str:
 if __name__ == "__main__":
     (ROOT / "docs/tables.md").write_text(tables_page())
     (ROOT / "docs/cli.md").write_text(cli_page())
+    (ROOT / "docs/models.md").write_text(models_page())
