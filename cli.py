@@ -31,7 +31,7 @@ from .queries import (
     whole_file,
     write_rows,
 )
-from .store import PRECISIONS, RECORDS, Location, Log, parse_ranges
+from .store import GRADIENT_TARGETS, PRECISIONS, RECORDS, Location, Log, parse_ranges
 from .store import compact as compact_store
 from .store import gc as gc_store
 from .store import index as index_store
@@ -112,6 +112,13 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this much probability.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
+@click.option(
+    "--gradient-target",
+    type=click.Choice(GRADIENT_TARGETS),
+    default="logit",
+    show_default=True,
+    help="What of each written token gradients are of.",
+)
 @click.option("--gradient-tokens", type=int, default=2048, show_default=True, help="Bound on the gradients' memory.")
 @click.option("--name", help="A name for the run.  [default: the model's]")
 @click.option("--index/--no-index", default=True, help="Make neurons quick to read, at the end (see `actlake index`).")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import InvalidOption
-from ..store import PRECISIONS, RECORDS, Precision, Record
+from ..store import GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Precision, Record
 from .generate import Sampling
 from .models import DType
 
@@ -23,6 +23,8 @@ class CaptureOptions:
     temperature     0 is greedy; greater values draw, by `seed`, from the `top_k` likeliest tokens (0: all) that
                     together have probability `top_p`
     chat            put each prompt into the model's chat template, as a user's message
+    gradient_target what of each written token the gradients are of: its logit, its logprob, or contrast: its logit less
+                    that of the likeliest other token
     gradient_tokens positions that go backward at once: the bound on the gradients' memory
     name            a name of the run for people
     index           bring what was captured into the neuron-major projection at the end
@@ -40,6 +42,7 @@ class CaptureOptions:
     top_p: float = 1.0
     seed: int = 0
     chat: bool = False
+    gradient_target: GradientTarget = "logit"
     gradient_tokens: int = 2048
     name: str | None = None
     index: bool = True
@@ -53,6 +56,8 @@ class CaptureOptions:
             raise InvalidOption("precision", self.precision, f"choose one of {', '.join(PRECISIONS)}")
         if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise InvalidOption("batch_size", self.batch_size, 'give 1 or more, or "auto"')
+        if self.gradient_target not in GRADIENT_TARGETS:
+            raise InvalidOption("gradient_target", self.gradient_target, f"choose one of {', '.join(GRADIENT_TARGETS)}")
         if self.gradient_tokens < 1:
             raise InvalidOption("gradient_tokens", self.gradient_tokens, "give 1 or more")
         if not -(2**63) <= self.seed < 2**63:

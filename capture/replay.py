@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 
-from .gradients import output_gradients
+from ..store import GradientTarget
+from .gradients import Graph, output_gradients, target_gradients
 from .models import Model
 
 PREDICTIONS_AT_ONCE = 256
@@ -37,10 +38,10 @@ def replay(
     n_prompt_tokens: Sequence[int],
     *,
     layers: Sequence[int],
-    gradients: bool,
+    gradients: GradientTarget | None,
     gradient_tokens: int,
 ) -> list[Recorded]:
-    """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients if wanted.
+    """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients of a target if wanted.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
     backward passes over `gradient_tokens` positions at a time. Values are float32 whatever the model computes in.
@@ -52,16 +53,26 @@ def replay(
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    with _recording(model, layers, gradients=gradients) as taps, torch.set_grad_enabled(gradients):
+    has_outputs = any(len(text) > p for text, p in zip(texts, n_prompt_tokens, strict=True))
+    target = gradients if has_outputs else None
+    keeps = target is not None
+    with _recording(model, layers, gradients=keeps) as taps, torch.set_grad_enabled(keeps):
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
     ]
     columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
-    if gradients:
+    if target is not None:
         lengths = [len(text) for text in texts]
+        at_hidden = target_gradients(taps.last_hidden, logits, ids, n_prompt_tokens, lengths, target)
+        del logits
         columns = output_gradients(
-            taps.embedding, taps.last_hidden, logits, ids, n_prompt_tokens, lengths, tokens_at_once=gradient_tokens
+            at_hidden,
+            Graph(taps.embedding, taps.last_hidden),
+            lambda width: _graph(model, ids[:, :width], mask[:, :width]),
+            n_prompt_tokens,
+            lengths,
+            tokens_at_once=gradient_tokens,
         )
     embeddings = _numpy(taps.embedding)
     activations = {layer: _numpy(a).reshape(len(texts), width, -1) for layer, a in taps.activations.items()}
@@ -85,17 +96,28 @@ class _Taps:
     last_hidden: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
+def _graph(model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> Graph:
+    """The graph of a forward pass that ends where the unembedding begins."""
+    with _recording(model, (), gradients=True, unembeds=False) as taps, torch.enable_grad():
+        model.network(input_ids=ids, attention_mask=mask, use_cache=False)
+    return Graph(taps.embedding, taps.last_hidden)
+
+
 @contextmanager
-def _recording(model: Model, layers: Sequence[int], *, gradients: bool) -> Iterator[_Taps]:
-    """Hooks that take the input embedding, the FFNNs' activations and what the unembedding receives."""
+def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds: bool = True) -> Iterator[_Taps]:
+    """Hooks that take the input embedding, the FFNNs' activations and what the unembedding receives.
+
+    The unembedding, which can be a quarter of a small model, gets one position only if what it gives is not wanted.
+    """
     taps, anatomy, network = _Taps(), model.anatomy, model.network
 
     def embedding(module: nn.Module, args: object, output: Tensor) -> Tensor:
         taps.embedding = output.detach().clone().requires_grad_(gradients)
         return taps.embedding.clone()  # a copy, because a leaf may not be added to in place
 
-    def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
         taps.last_hidden = args[0]
+        return None if unembeds else (args[0][:, :1],)
 
     def activation_of(layer: int) -> object:
         def activation(module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -294,5 +294,5 @@ select generation_id, output_position, input_position, score, share
 from saliency_by('grad_x_input');
 
 comment on view saliency is 'how much each earlier token counts for each generated one: gradient times input, L2 norm';
-comment on column saliency.score is 'L2 norm of gradient times embedding, in logits';
+comment on column saliency.score is 'L2 norm of gradient times embedding, in logits (nats, where the gradient_target is logprob)';
 comment on column saliency.share is 'the score as a share of the sum over the output position''s row';

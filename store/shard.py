@@ -40,7 +40,7 @@ class CapturedTokens:
 class CapturedGeneration:
     """One generation of `n` tokens, `p` of them the prompt, and what was recorded of it (None where it was not).
 
-    `activations` is by layer. `gradients[i]` is of the logit of output position `p + i` with respect to each of the
+    `activations` is by layer. `gradients[i]` is of the target of output position `p + i` with respect to each of the
     embeddings before it.
     """
 

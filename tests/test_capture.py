@@ -72,7 +72,14 @@ def test_the_same_capture_again_writes_nothing(toy_model: Model, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_new_tokens": 3}, {"precision": "float32"}, {"record": ["activations"]}, {"layers": [1]}, {"seed": 1}],
+    [
+        {"max_new_tokens": 3},
+        {"precision": "float32"},
+        {"record": ["activations"]},
+        {"layers": [1]},
+        {"seed": 1},
+        {"gradient_target": "contrast"},
+    ],
 )
 def test_other_options_are_another_run_with_its_own_numbers(
     toy_model: Model, tmp_path: Path, change: dict[str, Any]
@@ -166,6 +173,7 @@ def test_the_budget_is_near_what_is_written(toy_model: Model, tmp_path: Path) ->
         ({"record": ["thoughts"]}, "any of embeddings, gradients, activations"),
         ({"max_new_tokens": 0}, "give 1 or more"),
         ({"batch_size": "many"}, "auto"),
+        ({"gradient_target": "loss"}, "choose one of logit, logprob, contrast"),
         ({"temperature": -1}, "0 is greedy"),
         ({"top_p": 0}, "above 0"),
     ],

@@ -115,6 +115,46 @@ def test_gradients_are_those_of_a_forward_and_backward_per_token(
         assert difference <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("target", ["logprob", "contrast"])
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_gradients_of_other_targets_are_those_of_a_forward_and_backward_per_token(
+    any_model: Model, toy_prompts: list[Any], tmp_path: Path, target: str, temperature: float
+) -> None:
+    options = {"gradient_target": target, "temperature": temperature, "precision": "float32", "batch_size": 3}
+    actlake.capture(tmp_path / "s", any_model, toy_prompts, max_new_tokens=5, **options)
+    store, network = actlake.open(tmp_path / "s"), any_model.network
+    assert store.runs()["gradient_target"].tolist() == [target]
+    for generation in (store.generation(0), store.generation(4)):
+        ids = ids_of(generation)
+        for position in range(generation.n_prompt_tokens, generation.n_tokens):
+            embedding = network.get_input_embeddings()(ids[:, :position]).detach().requires_grad_()
+            logits, token = network(inputs_embeds=embedding).logits[0, -1], int(ids[0, position])
+            others = torch.cat([logits[:token], logits[token + 1 :]])
+            wanted = logits.log_softmax(-1)[token] if target == "logprob" else logits[token] - others.max()
+            wanted.backward()
+            expected = embedding.grad[0].numpy()
+            difference = np.abs(generation.gradients(position) - expected).max()
+            assert difference <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("gradient_tokens", [1, 100, 100_000])
+def test_gradients_of_many_outputs_are_those_of_a_forward_and_backward_per_token(
+    any_model: Model, tmp_path: Path, gradient_tokens: int
+) -> None:
+    prompts = ["a", "One, two, three", " 1, 2"]
+    options = {"precision": "float32", "batch_size": 3, "temperature": 1.0, "gradient_tokens": gradient_tokens}
+    actlake.capture(tmp_path / "s", any_model, prompts, max_new_tokens=36, **options)
+    store, network = actlake.open(tmp_path / "s"), any_model.network
+    for generation in map(store.generation, range(len(prompts))):
+        ids = ids_of(generation)
+        for position in range(generation.n_prompt_tokens, generation.n_tokens, 5):
+            embedding = network.get_input_embeddings()(ids[:, :position]).detach().requires_grad_()
+            network(inputs_embeds=embedding).logits[0, -1, ids[0, position]].backward()
+            expected = embedding.grad[0].numpy()
+            assert generation.gradients(position).shape == (position, 16)
+            assert np.abs(generation.gradients(position) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def test_logprob_rank_and_entropy_are_those_of_log_softmax(any_model: Model, generation: actlake.Generation) -> None:
     ids, tokens = ids_of(generation), generation.tokens
     with torch.no_grad():
