@@ -119,7 +119,13 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
     show_default=True,
     help="What of each written token gradients are of.",
 )
-@click.option("--gradient-tokens", type=int, default=2048, show_default=True, help="Bound on the gradients' memory.")
+@click.option(
+    "--gradient-tokens",
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Positions that go backward at once: the bound on the gradients' memory.",
+)
 @click.option("--name", help="A name for the run.  [default: the model's]")
 @click.option("--index/--no-index", default=True, help="Make neurons quick to read, at the end (see `actlake index`).")
 @click.option("--dry-run", is_flag=True, help="Print how many bytes the run may write, and write none.")
@@ -132,6 +138,7 @@ def capture(
     record: str,
     layers: str | None,
     batch_size: str,
+    gradient_tokens: str,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -150,6 +157,7 @@ def capture(
         "record": tuple(part.strip() for part in record.split(",") if part.strip()),
         "layers": parse_ranges(layers) if layers is not None else None,
         "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
+        "gradient_tokens": int(gradient_tokens) if gradient_tokens.isdecimal() else gradient_tokens,
     }
     from .capture import CaptureOptions, capture_plan, load_model, make_plan, prompts_from, read_prompts
 

@@ -94,7 +94,7 @@ def output_gradients(
         n_passes = ceil((end - start) / max(1, tokens_at_once // graph.last_hidden[..., 0].numel()))
         for number, part in enumerate(np.array_split(np.arange(start, end), n_passes), 1):
             together = [steps[index] for index in part]
-            products = _products(graph, together, at_hidden, keep=number < n_passes).to("cpu", torch.float32)
+            products = _products(graph, together, at_hidden, keep=number < n_passes).cpu()
             for product, step in zip(products, together, strict=True):
                 for row, position in zip(step.rows, step.positions, strict=True):
                     gradients[row][position] = product[row, :position].numpy().copy()

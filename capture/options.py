@@ -25,7 +25,8 @@ class CaptureOptions:
     chat            put each prompt into the model's chat template, as a user's message
     gradient_target what of each written token the gradients are of: its logit, its logprob, or contrast: its logit less
                     that of the likeliest other token
-    gradient_tokens positions that go backward at once: the bound on the gradients' memory
+    gradient_tokens positions that go backward at once, the bound on the gradients' memory; "auto": what fits into half
+                    of the memory that is free, up to where more gain nothing
     name            a name of the run for people
     index           bring what was captured into the neuron-major projection at the end
     """
@@ -43,7 +44,7 @@ class CaptureOptions:
     seed: int = 0
     chat: bool = False
     gradient_target: GradientTarget = "logit"
-    gradient_tokens: int = 2048
+    gradient_tokens: int | Literal["auto"] = "auto"
     name: str | None = None
     index: bool = True
 
@@ -54,12 +55,12 @@ class CaptureOptions:
             raise InvalidOption("record", self.record, f"give any of {', '.join(RECORDS)}")
         if self.precision not in PRECISIONS:
             raise InvalidOption("precision", self.precision, f"choose one of {', '.join(PRECISIONS)}")
-        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
-            raise InvalidOption("batch_size", self.batch_size, 'give 1 or more, or "auto"')
         if self.gradient_target not in GRADIENT_TARGETS:
             raise InvalidOption("gradient_target", self.gradient_target, f"choose one of {', '.join(GRADIENT_TARGETS)}")
-        if self.gradient_tokens < 1:
-            raise InvalidOption("gradient_tokens", self.gradient_tokens, "give 1 or more")
+        for name in ("batch_size", "gradient_tokens"):
+            value = getattr(self, name)
+            if value != "auto" and not (isinstance(value, int) and value >= 1):
+                raise InvalidOption(name, value, 'give 1 or more, or "auto"')
         if not -(2**63) <= self.seed < 2**63:
             raise InvalidOption("seed", self.seed, "give a 64-bit integer")
         _ = self.sampling

@@ -4,8 +4,9 @@ Texts are padded at the right, where causal attention never looks; every positio
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 
 from ..store import GradientTarget
+from . import memory
+from .float32 import in_float32
 from .gradients import Graph, output_gradients, target_gradients
 from .models import Model
 
@@ -39,12 +42,12 @@ def replay(
     *,
     layers: Sequence[int],
     gradients: GradientTarget | None,
-    gradient_tokens: int,
+    gradient_tokens: int | Literal["auto"],
 ) -> list[Recorded]:
     """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients of a target if wanted.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
-    backward passes over `gradient_tokens` positions at a time. Values are float32 whatever the model computes in.
+    backward passes over `gradient_tokens` positions at a time. Gradients are computed in float32 whatever the model computes in.
     """
     width = max(map(len, texts))
     ids = torch.full((len(texts), width), model.pad_id)
@@ -55,8 +58,8 @@ def replay(
     ids, mask = ids.to(model.device), mask.to(model.device)
     has_outputs = any(len(text) > p for text, p in zip(texts, n_prompt_tokens, strict=True))
     target = gradients if has_outputs else None
-    keeps = target is not None
-    with _recording(model, layers, gradients=keeps) as taps, torch.set_grad_enabled(keeps):
+    one_pass = target is not None and model.dtype == "float32"
+    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
@@ -64,15 +67,18 @@ def replay(
     columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
     if target is not None:
         lengths = [len(text) for text in texts]
-        at_hidden = target_gradients(taps.last_hidden, logits, ids, n_prompt_tokens, lengths, target)
+        whole = Graph(taps.embedding, taps.last_hidden)
+        if not one_pass:
+            whole, logits = _graph(model, ids, mask, unembeds=True)
+        at_hidden = target_gradients(whole.last_hidden, logits, ids, n_prompt_tokens, lengths, target)
         del logits
         columns = output_gradients(
             at_hidden,
-            Graph(taps.embedding, taps.last_hidden),
-            lambda width: _graph(model, ids[:, :width], mask[:, :width]),
+            whole,
+            lambda width: _graph(model, ids[:, :width], mask[:, :width])[0],
             n_prompt_tokens,
             lengths,
-            tokens_at_once=gradient_tokens,
+            tokens_at_once=memory.gradient_tokens(model, width) if gradient_tokens == "auto" else gradient_tokens,
         )
     embeddings = _numpy(taps.embedding)
     activations = {layer: _numpy(a).reshape(len(texts), width, -1) for layer, a in taps.activations.items()}
@@ -96,11 +102,14 @@ class _Taps:
     last_hidden: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def _graph(model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> Graph:
-    """The graph of a forward pass that ends where the unembedding begins."""
-    with _recording(model, (), gradients=True, unembeds=False) as taps, torch.enable_grad():
-        model.network(input_ids=ids, attention_mask=mask, use_cache=False)
-    return Graph(taps.embedding, taps.last_hidden)
+def _graph(
+    model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], *, unembeds: bool = False
+) -> tuple[Graph, Tensor]:
+    """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
+    wide = nullcontext() if model.dtype == "float32" else in_float32()
+    with _recording(model, (), gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
+        logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return Graph(taps.embedding, taps.last_hidden), logits
 
 
 @contextmanager
@@ -112,7 +121,8 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds
     taps, anatomy, network = _Taps(), model.anatomy, model.network
 
     def embedding(module: nn.Module, args: object, output: Tensor) -> Tensor:
-        taps.embedding = output.detach().clone().requires_grad_(gradients)
+        dtype = torch.float32 if gradients else output.dtype
+        taps.embedding = output.detach().to(dtype, copy=True).requires_grad_(gradients)
         return taps.embedding.clone()  # a copy, because a leaf may not be added to in place
 
     def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:

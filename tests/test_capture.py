@@ -173,6 +173,7 @@ def test_the_budget_is_near_what_is_written(toy_model: Model, tmp_path: Path) ->
         ({"record": ["thoughts"]}, "any of embeddings, gradients, activations"),
         ({"max_new_tokens": 0}, "give 1 or more"),
         ({"batch_size": "many"}, "auto"),
+        ({"gradient_tokens": 0}, "give 1 or more"),
         ({"gradient_target": "loss"}, "choose one of logit, logprob, contrast"),
         ({"temperature": -1}, "0 is greedy"),
         ({"top_p": 0}, "above 0"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
+import torch
 from actlake.capture.gradients import FORWARD, group_starts
+from actlake.capture import Model, memory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,3 +34,16 @@ def test_a_long_text_is_cut_into_many_groups() -> None:
     starts = group_starts(widths)
     assert starts == sorted(set(starts))
     assert time_of(widths, starts) < 1.1 * sum(widths)
+
+
+def test_gradients_are_held_of_a_power_of_two_of_positions_that_fits_into_memory(toy_model: Model) -> None:
+    n, free = memory.gradient_tokens(toy_model, 10), memory.free_bytes(torch.device("cpu"))
+    assert n & (n - 1) == 0
+    assert 1 <= n <= 1024
+    assert free is None or free > 0
+
+
+def test_of_texts_too_wide_for_memory_one_position_goes_at_once(toy_model: Model) -> None:
+    if memory.free_bytes(torch.device("cpu")) is None:
+        pytest.skip("this machine does not say how much memory is free")
+    assert memory.gradient_tokens(toy_model, 1 << 40) == 1

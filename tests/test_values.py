@@ -5,6 +5,7 @@ The oracle runs one text at a time, without padding, hooks on the FFNN's output 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import actlake
 import numpy as np
 import pytest
 import torch
-from actlake.capture import Model
+from actlake.capture import Model, load_model
 from sklearn.decomposition import NMF
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -290,6 +291,30 @@ def test_draws_follow_the_models_distribution(toy_model: Model, tmp_path: Path) 
     counts = np.bincount(drawn, minlength=len(probability))
     deviations = (counts - n * probability) / np.sqrt(n * probability * (1 - probability) + 1)
     assert np.abs(deviations).max() < 5
+
+
+@pytest.mark.parametrize("target", ["logit", "logprob", "contrast"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_a_half_precision_model_are_those_of_its_weights_in_float32(
+    any_folder: Path, tmp_path: Path, dtype: Any, target: str
+) -> None:
+    model = load_model(str(any_folder), dtype=dtype)
+    options = {"max_new_tokens": 20, "precision": "float32", "temperature": 1.0, "gradient_target": target}
+    actlake.capture(tmp_path / "s", model, ["a", " 1, 2, 3,"], **options)
+    wide = copy.deepcopy(model.network).float()
+    for generation in map(actlake.open(tmp_path / "s").generation, range(2)):
+        ids = ids_of(generation)
+        for position in range(generation.n_prompt_tokens, generation.n_tokens, 4):
+            embedding = wide.get_input_embeddings()(ids[:, :position]).detach().requires_grad_()
+            logits, token = wide(inputs_embeds=embedding).logits[0, -1], int(ids[0, position])
+            others = torch.cat([logits[:token], logits[token + 1 :]])
+            {
+                "logit": logits[token],
+                "logprob": logits.log_softmax(-1)[token],
+                "contrast": logits[token] - others.max(),
+            }[target].backward()
+            expected = embedding.grad[0].numpy()
+            assert np.abs(generation.gradients(position) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
