@@ -100,6 +100,13 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--prompt", "texts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
 @click.option("--max-new-tokens", type=int, default=40, show_default=True, help="Most tokens to write.")
 @click.option("--record", default=",".join(RECORDS), show_default=True, metavar="LIST", help="What to record.")
+@click.option(
+    "--gradients",
+    default="vectors",
+    show_default=True,
+    metavar="vectors|scores|off",
+    help="What is kept of gradients; scores take a small part of the bytes.",
+)
 @click.option("--layers", metavar="LAYERS", help="Layers whose activations are recorded, as 0,3-5.  [default: all]")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True)
 @click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", help="Texts at once.")

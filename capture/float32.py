@@ -20,8 +20,8 @@ HALF = (torch.bfloat16, torch.float16)
 def in_float32() -> Iterator[None]:
     """Calls of torch that have float32 and half-precision values together get the latter as float32.
 
-    Begun with a float32 embedding, a model is so computed in float32 throughout. Graphs that are made keep the weights as they are,
-    and widen them again when they go backward.
+    Begun with a float32 embedding, a model is so computed in float32 throughout. Graphs that are made keep the weights as
+    they are, and widen them again when they go backward.
     """
     widened = _Widened()
     with widened, torch.autograd.graph.saved_tensors_hooks(widened.pack, _unpack):

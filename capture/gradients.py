@@ -79,23 +79,27 @@ def output_gradients(
     n_prompt_tokens: Sequence[int],
     n_tokens: Sequence[int],
     *,
+    scores: bool,
     tokens_at_once: int,
-) -> list[list[Float32[np.ndarray, "inputs d_model"]]]:
+) -> list[list[Float32[np.ndarray, "inputs width"]]]:
     """For each text, for each output position `t` from `n_prompt_tokens` on, ∂ its target / ∂ embedding 0 … t-1.
+
+    With `scores`, what `gradient_scores` has of each of those vectors instead.
 
     `at_hidden` is of `target_gradients`; `cut_short(width)` gives a graph of the first `width` positions. `tokens_at_once`
     bounds memory: products over about that many positions are held together. Frees the graphs.
     """
     steps = _steps(n_prompt_tokens, n_tokens)
-    gradients: list[dict[int, Float32[np.ndarray, "inputs d_model"]]] = [{} for _ in n_tokens]
+    gradients: list[dict[int, Float32[np.ndarray, "inputs width"]]] = [{} for _ in n_tokens]
     end = len(steps)
     for start in reversed(group_starts([step.width for step in steps])):
         graph = whole if end == len(steps) else cut_short(steps[end - 1].width)
         n_passes = ceil((end - start) / max(1, tokens_at_once // graph.last_hidden[..., 0].numel()))
         for number, part in enumerate(np.array_split(np.arange(start, end), n_passes), 1):
             together = [steps[index] for index in part]
-            products = _products(graph, together, at_hidden, keep=number < n_passes).cpu()
-            for product, step in zip(products, together, strict=True):
+            products = _products(graph, together, at_hidden, keep=number < n_passes)
+            kept = (_scores(products, graph.embedding.detach()) if scores else products).cpu()
+            for product, step in zip(kept, together, strict=True):
                 for row, position in zip(step.rows, step.positions, strict=True):
                     gradients[row][position] = product[row, :position].numpy().copy()
         end = start
@@ -116,6 +120,15 @@ def group_starts(widths: Sequence[int]) -> list[int]:
         start = min(costs, key=costs.__getitem__)
         best[end] = costs[start], [*best[start][1], start]
     return best[n][1]
+
+
+def _scores(
+    gradient: Float[Tensor, "step batch pos d_model"], embedding: Float[Tensor, "batch pos d_model"]
+) -> Float32[Tensor, "step batch pos 4"]:
+    """The columns of `gradient_scores`, summed in double precision."""
+    g = gradient.double()
+    g_x = g * embedding.double()
+    return torch.stack([g_x.norm(dim=-1), g.norm(dim=-1), g_x.sum(-1), g_x.abs().sum(-1)], dim=-1).float()
 
 
 def _steps(n_prompt_tokens: Sequence[int], n_tokens: Sequence[int]) -> list[_Step]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ..errors import InvalidOption
 from ..store import GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Precision, Record
 from .generate import Sampling
 from .models import DType
+
+Gradients = Literal["vectors", "scores", "off"]
+GRADIENTS: tuple[Gradients, ...] = get_args(Gradients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +19,8 @@ class CaptureOptions:
 
     max_new_tokens  the most tokens to write after each prompt
     record          any of embeddings, gradients, activations
+    gradients       what is kept of gradients: vectors, scores (their saliency by each method, a small part of the bytes),
+                    or off, which is as if `record` did not name them
     layers          the layers whose activations are recorded; all of them unless told
     precision       what recorded vectors are rounded to
     batch_size      texts at once, or "auto": as many as have 512 tokens together, at most 32
@@ -33,6 +38,7 @@ class CaptureOptions:
 
     max_new_tokens: int = 40
     record: Sequence[Record] = RECORDS
+    gradients: Gradients = "vectors"
     layers: Sequence[int] | None = None
     precision: Precision = "bfloat16"
     batch_size: int | Literal["auto"] = "auto"
@@ -53,6 +59,10 @@ class CaptureOptions:
             raise InvalidOption("max_new_tokens", self.max_new_tokens, "give 1 or more")
         if isinstance(self.record, str) or set(self.record) - set(RECORDS):
             raise InvalidOption("record", self.record, f"give any of {', '.join(RECORDS)}")
+        if self.gradients not in GRADIENTS:
+            raise InvalidOption("gradients", self.gradients, f"choose one of {', '.join(GRADIENTS)}")
+        if self.gradients == "scores" and "gradients" not in self.record:
+            raise InvalidOption("gradients", self.gradients, "let `record` name gradients")
         if self.precision not in PRECISIONS:
             raise InvalidOption("precision", self.precision, f"choose one of {', '.join(PRECISIONS)}")
         if self.gradient_target not in GRADIENT_TARGETS:
@@ -69,5 +79,12 @@ class CaptureOptions:
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_k, self.top_p, self.seed)
 
-    def records(self, what: Record) -> bool:
-        return what in self.record
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """What is recorded, in the words of `runs.recorded`."""
+        of_gradients = {"vectors": "gradients", "scores": "gradient_scores", "off": None}[self.gradients]
+        kept = (of_gradients if what == "gradients" else what for what in RECORDS if what in self.record)
+        return tuple(what for what in kept if what)
+
+    def records(self, what: Record | Literal["gradient_scores"]) -> bool:
+        return what in self.recorded

@@ -16,6 +16,8 @@ from .prompts import Prompt
 
 BATCH_TOKENS = 512
 MAX_BATCH = 32
+BYTES_PER_SCORES = 16
+"""What the scores of one pair of positions take in a file, roughly."""
 WINDOW = 512
 """Prompts are sorted by length within windows of this many, so that a file's generation ids lie close together."""
 
@@ -73,6 +75,8 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
         budget["embeddings"] = round(tokens * d_model * per_value)
     if options.records("gradients"):
         budget["gradients"] = round(pairs * d_model * per_value)
+    if options.records("gradient_scores"):
+        budget["gradient_scores"] = pairs * BYTES_PER_SCORES
     if options.records("activations"):
         budget["activation_vectors"] = round(tokens * len(plan.layers) * d_ff * per_value)
         if options.index:

@@ -29,7 +29,7 @@ class Recorded:
 
     embeddings: Float32[np.ndarray, "n d_model"]
     activations: dict[int, Float32[np.ndarray, "n d_ff"]]
-    gradients: list[Float32[np.ndarray, "_ d_model"]]
+    gradients: list[Float32[np.ndarray, "_ width"]]
     logprob: Float32[np.ndarray, "n"]
     rank: Int32[np.ndarray, "n"]
     entropy: Float32[np.ndarray, "n"]
@@ -43,8 +43,11 @@ def replay(
     layers: Sequence[int],
     gradients: GradientTarget | None,
     gradient_tokens: int | Literal["auto"],
+    scores: bool = False,
 ) -> list[Recorded]:
     """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients of a target if wanted.
+
+    With `scores` the gradients' scores, [inputs, 4], are in their place.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
     backward passes over `gradient_tokens` positions at a time. Gradients are computed in float32 whatever the model computes in.
@@ -64,7 +67,7 @@ def replay(
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
     ]
-    columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
+    columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
         lengths = [len(text) for text in texts]
         whole = Graph(taps.embedding, taps.last_hidden)
@@ -78,6 +81,7 @@ def replay(
             lambda width: _graph(model, ids[:, :width], mask[:, :width])[0],
             n_prompt_tokens,
             lengths,
+            scores=scores,
             tokens_at_once=memory.gradient_tokens(model, width) if gradient_tokens == "auto" else gradient_tokens,
         )
     embeddings = _numpy(taps.embedding)

@@ -19,11 +19,11 @@ import pyarrow as pa
 
 from ..errors import NotEnoughSpace
 from ..store import (
-    RECORDS,
     CapturedGeneration,
     CapturedTokens,
     Commit,
     DataFile,
+    GradientTarget,
     Location,
     Log,
     Reader,
@@ -94,7 +94,7 @@ def capture(
 
     `model` is a Hugging Face id, a local folder, a .gguf file, `smollm2-135m`, or a Model in hand. `prompts` are texts,
     mappings with a `prompt` or `text` (other fields become metadata), or a path to a .txt or .jsonl file.
-    `options` are those of `CaptureOptions`: max_new_tokens, record, layers, precision, batch_size, device, dtype,
+    `options` are those of `CaptureOptions`: max_new_tokens, record, gradients, layers, precision, batch_size, device, dtype,
     temperature, top_k, top_p, seed, chat, gradient_target, gradient_tokens, name, index.
 
     The same call on the same store finishes what is missing and writes nothing twice. Each batch is committed as it is
@@ -168,7 +168,8 @@ def capture_unit(
         [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)],
         [len(prompt) for prompt in prompts],
         layers=layers,
-        gradients=options.gradient_target if options.records("gradients") else None,
+        gradients=_gradient_target(options),
+        scores=options.records("gradient_scores"),
         gradient_tokens=options.gradient_tokens,
     )
     return [
@@ -210,7 +211,13 @@ def _captured_generation(
         embeddings=recorded.embeddings if options.records("embeddings") else None,
         activations=recorded.activations if options.records("activations") else None,
         gradients=recorded.gradients if options.records("gradients") else None,
+        gradient_scores=recorded.gradients if options.records("gradient_scores") else None,
     )
+
+
+def _gradient_target(options: CaptureOptions) -> GradientTarget | None:
+    wanted = options.records("gradients") or options.records("gradient_scores")
+    return options.gradient_target if wanted else None
 
 
 def _key(model: Model, plan: Plan, options: CaptureOptions) -> str:
@@ -248,8 +255,8 @@ def _run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any
         "d_ff": anatomy.d_ff,
         "vocab_size": anatomy.vocab_size,
         "precision": options.precision,
-        "recorded": [what for what in RECORDS if options.records(what)],
-        "gradient_target": options.gradient_target if options.records("gradients") else None,
+        "recorded": list(options.recorded),
+        "gradient_target": _gradient_target(options),
         "generation_config": json.dumps(how),
         "seed": options.seed,
         "versions": json.dumps({library: metadata.version(library) for library in libraries}),

@@ -97,7 +97,11 @@ RUNS = Table(
         Column("d_ff", COUNT, "neurons in the FFNN of one layer"),
         Column("vocab_size", COUNT, "tokens in the vocabulary of the unembedding"),
         Column("precision", TEXT, "what the recorded vectors were rounded to: bfloat16, float16 or float32"),
-        Column("recorded", TEXTS, "which of embeddings, gradients, activations were recorded"),
+        Column(
+            "recorded",
+            TEXTS,
+            "which of embeddings, gradients, gradient_scores (in place of gradients), activations were recorded",
+        ),
         Column(
             "gradient_target",
             TEXT,
@@ -158,6 +162,20 @@ GRADIENTS = Table(
         Column("output_position", INDEX, "position of the generated token", key=True),
         Column("input_position", INDEX, "position of the earlier token, 0 to output_position - 1", key=True),
         Column("gradient", VECTOR, "FLOAT[d_model], logits (nats, of logprob) per unit of embedding"),
+    ),
+    row_group=("generation_id",),
+)
+
+GRADIENT_SCORES = Table(
+    "gradient_scores",
+    "saliency scores of gradients that were not kept, for each generated token and each earlier one, by each method",
+    _generation_key(
+        Column("output_position", INDEX, "position of the generated token", key=True),
+        Column("input_position", INDEX, "position of the earlier token, 0 to output_position - 1", key=True),
+        Column("grad_x_input", REAL, "L2 norm of gradient times embedding, element by element"),
+        Column("grad_norm", REAL, "L2 norm of the gradient"),
+        Column("grad_dot_input", REAL, "signed sum of gradient times embedding"),
+        Column("grad_x_input_l1", REAL, "sum of absolute values of gradient times embedding"),
     ),
     row_group=("generation_id",),
 )
@@ -234,6 +252,7 @@ TABLES = {
         TOKENS,
         EMBEDDINGS,
         GRADIENTS,
+        GRADIENT_SCORES,
         ACTIVATION_VECTORS,
         SEGMENTS,
         NEURON_VECTORS,

@@ -19,7 +19,7 @@ from .location import Location
 from .log import DataFile
 from .parquet import encode, list_column, threads
 from .precision import Precision, rounded
-from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, TOKENS, Table
+from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENT_SCORES, GRADIENTS, TOKENS, Table
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CapturedGeneration:
     """One generation of `n` tokens, `p` of them the prompt, and what was recorded of it (None where it was not).
 
     `activations` is by layer. `gradients[i]` is of the target of output position `p + i` with respect to each of the
-    embeddings before it.
+    embeddings before it; `gradient_scores[i]` has its scores, by the columns of `gradient_scores`.
     """
 
     generation_id: int
@@ -56,6 +56,7 @@ class CapturedGeneration:
     embeddings: Float32[np.ndarray, "n d_model"] | None = None
     activations: Mapping[int, Float32[np.ndarray, "n d_ff"]] | None = None
     gradients: Sequence[Float32[np.ndarray, "_ d_model"]] | None = None
+    gradient_scores: Sequence[Float32[np.ndarray, "_ 4"]] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -153,16 +154,31 @@ def _embedding_rows(generation: CapturedGeneration, precision: Precision) -> pa.
 def _gradient_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
     if not generation.gradients:
         return None
-    outputs = np.arange(generation.n_prompt_tokens, generation.n_tokens)
     return _table(
         GRADIENTS,
-        generation_id=np.full(outputs.sum(), generation.generation_id),
-        output_position=np.repeat(outputs, outputs),
-        input_position=np.concatenate([np.arange(output) for output in outputs]),
+        **_pairs(generation),
         gradient=_vectors(
             np.concatenate(generation.gradients), precision, f"a gradient of generation {generation.generation_id}"
         ),
     )
+
+
+def _gradient_score_rows(generation: CapturedGeneration, _: Precision) -> pa.Table | None:
+    if not generation.gradient_scores:
+        return None
+    columns = np.concatenate(generation.gradient_scores).T
+    names = [column.name for column in GRADIENT_SCORES.columns if not column.key]
+    return _table(GRADIENT_SCORES, **_pairs(generation), **dict(zip(names, columns, strict=True)))
+
+
+def _pairs(generation: CapturedGeneration) -> dict[str, np.ndarray]:
+    """The keys of each output position with each position before it."""
+    outputs = np.arange(generation.n_prompt_tokens, generation.n_tokens)
+    return {
+        "generation_id": np.full(outputs.sum(), generation.generation_id),
+        "output_position": np.repeat(outputs, outputs),
+        "input_position": np.concatenate([np.arange(output) for output in outputs]),
+    }
 
 
 def _activation_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
@@ -188,6 +204,7 @@ _RECORDS = {
     TOKENS: _token_rows,
     EMBEDDINGS: _embedding_rows,
     GRADIENTS: _gradient_rows,
+    GRADIENT_SCORES: _gradient_score_rows,
     ACTIVATION_VECTORS: _activation_rows,
 }
 

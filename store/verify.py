@@ -16,10 +16,20 @@ from .footers import footer_of, opened_file
 from .location import Location
 from .log import DataFile, Log, Snapshot
 from .reader import Reader
-from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, PROJECTION, RUNS, TABLES, TOKENS
+from .schema import (
+    ACTIVATION_VECTORS,
+    EMBEDDINGS,
+    GENERATIONS,
+    GRADIENT_SCORES,
+    GRADIENTS,
+    PROJECTION,
+    RUNS,
+    TABLES,
+    TOKENS,
+)
 from .verify_projection import projection_problems
 
-RECORDED = (TOKENS.name, EMBEDDINGS.name, GRADIENTS.name, ACTIVATION_VECTORS.name)
+RECORDED = (TOKENS.name, EMBEDDINGS.name, GRADIENTS.name, GRADIENT_SCORES.name, ACTIVATION_VECTORS.name)
 
 REBUILD = "`actlake index --rebuild` makes the projection again"
 
@@ -176,6 +186,7 @@ def _expected_rows(run: Mapping[str, Any], p: int, n: int) -> dict[str, int]:
         TOKENS.name: n,
         EMBEDDINGS.name: n if "embeddings" in recorded else 0,
         GRADIENTS.name: sum(range(p, n)) if "gradients" in recorded else 0,
+        GRADIENT_SCORES.name: sum(range(p, n)) if "gradient_scores" in recorded else 0,
         ACTIVATION_VECTORS.name: n * len(layers) if "activations" in recorded else 0,
     }
 

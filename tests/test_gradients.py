@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pytest
 import torch
-from actlake.capture.gradients import FORWARD, group_starts
 from actlake.capture import Model, memory
+from actlake.capture.gradients import FORWARD, group_starts
 from hypothesis import given
 from hypothesis import strategies as st
 

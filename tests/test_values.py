@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from actlake.capture import Model, load_model
+from actlake.errors import InvalidOption
+from actlake.queries.saliency import check_method
 from sklearn.decomposition import NMF
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -23,6 +25,16 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 def any_store(any_model: Model, toy_prompts: list[Any], tmp_path_factory: pytest.TempPathFactory) -> actlake.Store:
     path = tmp_path_factory.mktemp("stores") / "any"
     actlake.capture(path, any_model, toy_prompts, max_new_tokens=7, precision="float32", batch_size=3)
+    return actlake.open(path)
+
+
+@pytest.fixture(scope="session")
+def both_kinds(toy_model: Model, toy_prompts: list[Any], tmp_path_factory: pytest.TempPathFactory) -> actlake.Store:
+    """A run that kept vectors of gradients, and the same that kept scores."""
+    path = tmp_path_factory.mktemp("stores") / "kinds"
+    for gradients in ("vectors", "scores"):
+        options = {"precision": "float32", "batch_size": 3, "gradients": gradients}
+        actlake.capture(path, toy_model, toy_prompts, max_new_tokens=6, **options)
     return actlake.open(path)
 
 
@@ -209,6 +221,32 @@ def test_saliency_in_sql_and_as_an_array_is_that_of_numpy(any_store: actlake.Sto
             np.testing.assert_allclose(matrix.scores[row, : int(output)], scores, rtol=1e-6)
             np.testing.assert_allclose(matrix[row, : int(output)], shares, rtol=1e-6, atol=1e-9)
             assert not matrix[row, int(output) :].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_saliency_of_runs_that_kept_scores_is_that_of_runs_that_kept_gradients(
+    both_kinds: actlake.Store, method: str
+) -> None:
+    n = len(both_kinds.generations()) // 2
+    rows = both_kinds.sql("select * from saliency_by(?) order by all", [method]).df()
+    for generation_id in range(n):
+        vectors, scores = both_kinds.generation(generation_id), both_kinds.generation(n + generation_id)
+        expected, found = vectors.saliency(method), scores.saliency(method)
+        np.testing.assert_allclose(
+            found.scores, expected.scores, rtol=1e-5, atol=1e-6 * np.abs(expected.scores).max(initial=0)
+        )
+        in_sql = rows[rows["generation_id"] == n + generation_id]
+        r, c = in_sql["output_position"] - scores.n_prompt_tokens, in_sql["input_position"]
+        assert len(in_sql) == sum(range(scores.n_prompt_tokens, scores.n_tokens))
+        np.testing.assert_allclose(in_sql["score"], found.scores[r, c], rtol=1e-6)
+        np.testing.assert_allclose(in_sql["share"], found[r, c], rtol=1e-6)
+
+
+def test_an_unknown_method_is_one_clear_error(both_kinds: actlake.Store) -> None:
+    with pytest.raises(InvalidOption, match="choose one of grad_x_input"):
+        check_method("magic")
+    with pytest.raises(Exception, match="no saliency method magic; choose grad_x_input"):
+        both_kinds.sql("from saliency_by('magic')").fetchall()
 
 
 def test_the_saliency_view_is_gradient_times_input(any_store: actlake.Store) -> None:
