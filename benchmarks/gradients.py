@@ -3,7 +3,8 @@
     python benchmarks/gradients.py [--rounds 3] [--prompts 4] [--max-new-tokens 32] [--threads N] [--inseq PYTHON]
 
 Every figure is of this run on this machine: the median of the rounds, with the least and the greatest. All ways have the
-same texts, which are generated once. `--inseq` names a Python that has inseq; it runs beside, as another process.
+same texts, which are generated once. Times are CPU times of the process, on one thread unless told, since other work on the
+machine disturbs those least. `--inseq` names a Python that has inseq; it runs beside, as another process.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from actlake.capture import CaptureOptions, Model, load_model, make_plan, read_p
 from actlake.capture.builtin import NAME, builtin_folder
 from actlake.capture.generate import continuations
 from actlake.capture.replay import replay
-from main_job import BATCH_SIZE, seconds, spread
+from main_job import BATCH_SIZE, spread
 
 Texts = list[tuple[list[int], int]]
 """Token ids, and how many of them are the prompt."""
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=4, help="of the demo's, from the first on")
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--inseq", metavar="PYTHON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -77,6 +78,13 @@ def generated(model: Model, n_prompts: int, max_new_tokens: int) -> list[Texts]:
         written = continuations(model, asked, max_new_tokens, options.sampling, indices)
         batches.append([([*ids, *more], len(ids)) for ids, more in zip(asked, written, strict=True)])
     return batches
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU time, of all threads together over their number."""
+    started = time.process_time()
+    work()
+    return (time.process_time() - started) / torch.get_num_threads()
 
 
 def ours(model: Model, batch: Texts) -> list[list[np.ndarray]]:
@@ -169,9 +177,7 @@ def matmul_rate(model: Model) -> float:
     a, weight = torch.randn(n, d_ff), torch.randn(d_ff, d_model)
     times = []
     for _ in range(30):
-        started = time.perf_counter()
-        a @ weight
-        times.append(time.perf_counter() - started)
+        times.append(seconds(lambda: a @ weight))
     return 2 * n * d_ff * d_model / float(np.median(times))
 
 

@@ -4,7 +4,8 @@ Rows of a batch do not touch each other, so one backward pass serves one output 
 positions go through the graph at once as a batch of vector-Jacobian products. The unembedding is left out of them: what
 it does at one position depends on that position alone, so a single backward pass through it gives the gradient at the
 last hidden state for all outputs together, and the products start there. An output sees nothing after itself: the earlier
-ones go through graphs of the texts cut short, where the forward pass that makes such a graph takes less than it saves.
+ones go through graphs of the texts cut short, where the forward pass that makes such a graph takes less than it saves;
+and texts of different lengths each go alone, where padding them takes more than a forward pass for each.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ def target_gradients(
 def output_gradients(
     at_hidden: Float[Tensor, "batch pos d_last"],
     whole: Graph,
-    cut_short: Callable[[int], Graph],
+    cut_short: Callable[[Sequence[int], int], Graph],
     n_prompt_tokens: Sequence[int],
     n_tokens: Sequence[int],
     *,
@@ -86,40 +87,50 @@ def output_gradients(
 
     With `scores`, what `gradient_scores` has of each of those vectors instead.
 
-    `at_hidden` is of `target_gradients`; `cut_short(width)` gives a graph of the first `width` positions. `tokens_at_once`
-    bounds memory: products over about that many positions are held together. Frees the graphs.
+    `at_hidden` is of `target_gradients`; `cut_short(rows, width)` gives a graph of their first `width` positions.
+    `tokens_at_once` bounds memory: products over about that many positions are held together. Frees the graphs.
     """
-    steps = _steps(n_prompt_tokens, n_tokens)
+    bounds = list(zip(n_prompt_tokens, n_tokens, strict=True))
+    together = _steps(bounds)
+    alone = {row: _steps([bound]) for row, bound in enumerate(bounds) if bound[1] > bound[0]}
+    work = [(range(len(bounds)), together)]
+    if (
+        sum(group_starts(_widths(steps), FORWARD)[0] for steps in alone.values())
+        < len(bounds) * group_starts(_widths(together))[0]
+    ):
+        work = [(range(row, row + 1), steps) for row, steps in alone.items()]
     gradients: list[dict[int, Float32[np.ndarray, "inputs width"]]] = [{} for _ in n_tokens]
-    end = len(steps)
-    for start in reversed(group_starts([step.width for step in steps])):
-        graph = whole if end == len(steps) else cut_short(steps[end - 1].width)
-        n_passes = ceil((end - start) / max(1, tokens_at_once // graph.last_hidden[..., 0].numel()))
-        for number, part in enumerate(np.array_split(np.arange(start, end), n_passes), 1):
-            together = [steps[index] for index in part]
-            products = _products(graph, together, at_hidden, keep=number < n_passes)
-            kept = (_scores(products, graph.embedding.detach()) if scores else products).cpu()
-            for product, step in zip(kept, together, strict=True):
-                for row, position in zip(step.rows, step.positions, strict=True):
-                    gradients[row][position] = product[row, :position].numpy().copy()
-        end = start
+    for rows, steps in work:
+        at_rows, end = at_hidden[rows.start : rows.stop], len(steps)
+        for start in reversed(group_starts(_widths(steps))[1]):
+            is_whole = steps is together and end == len(steps)
+            graph = whole if is_whole else cut_short(rows, steps[end - 1].width)
+            n_passes = ceil((end - start) / max(1, tokens_at_once // graph.last_hidden[..., 0].numel()))
+            for number, part in enumerate(np.array_split(np.arange(start, end), n_passes), 1):
+                of_part = [steps[index] for index in part]
+                products = _products(graph, of_part, at_rows, keep=number < n_passes)
+                kept = (_scores(products, graph.embedding.detach()) if scores else products).cpu()
+                for product, step in zip(kept, of_part, strict=True):
+                    for row, position in zip(step.rows, step.positions, strict=True):
+                        gradients[rows[row]][position] = product[row, :position].numpy().copy()
+            end = start
     return [[of_row[position] for position in sorted(of_row)] for of_row in gradients]
 
 
-def group_starts(widths: Sequence[int]) -> list[int]:
-    """Where to cut outputs, of ascending widths, into groups that each go through a graph of its widest: the first of each.
+def group_starts(widths: Sequence[int], last: float = 0.0) -> tuple[float, list[int]]:
+    """Where to cut outputs, of ascending widths, into groups that go through a graph of their widest: the first of each.
 
-    The groups take the least time together, when the graph of the last one is there already.
+    They take the least time together, which is given too, in products of one position; `last` is what the last graph takes.
     """
     n = len(widths)
     stride = max(1, ceil(n / MAX_CUTS))
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for end in [*range(stride, n, stride), n]:
-        forward = FORWARD if end < n else 0.0
+        forward = FORWARD if end < n else last
         costs = {start: cost + (end - start + forward) * widths[end - 1] for start, (cost, _) in best.items()}
         start = min(costs, key=costs.__getitem__)
         best[end] = costs[start], [*best[start][1], start]
-    return best[n][1]
+    return best[n]
 
 
 def _scores(
@@ -131,14 +142,17 @@ def _scores(
     return torch.stack([g_x.norm(dim=-1), g.norm(dim=-1), g_x.sum(-1), g_x.abs().sum(-1)], dim=-1).float()
 
 
-def _steps(n_prompt_tokens: Sequence[int], n_tokens: Sequence[int]) -> list[_Step]:
-    """The outputs of all rows, by ascending width."""
-    bounds = list(enumerate(zip(n_prompt_tokens, n_tokens, strict=True)))
+def _steps(bounds: Sequence[tuple[int, int]]) -> list[_Step]:
+    """The outputs of rows that have these prompts' and texts' lengths, by ascending width."""
     pairs = [
-        [(row, p + number) for row, (p, n) in bounds if p + number < n]
-        for number in range(max(n - p for _, (p, n) in bounds))
+        [(row, p + number) for row, (p, n) in enumerate(bounds) if p + number < n]
+        for number in range(max(n - p for p, n in bounds))
     ]
     return sorted((_Step(*zip(*each, strict=True)) for each in pairs), key=lambda step: step.width)
+
+
+def _widths(steps: Sequence[_Step]) -> list[int]:
+    return [step.width for step in steps]
 
 
 def _products(

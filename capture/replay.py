@@ -78,7 +78,7 @@ def replay(
         columns = output_gradients(
             at_hidden,
             whole,
-            lambda width: _graph(model, ids[:, :width], mask[:, :width])[0],
+            lambda rows, width: _graph(model, ids[rows, :width], mask[rows, :width])[0],
             n_prompt_tokens,
             lengths,
             scores=scores,
