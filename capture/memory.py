@@ -8,7 +8,7 @@ from .models import Model
 
 MOST = {"cpu": 1024}
 MOST_ELSEWHERE = 16384
-"""More positions at once gain nothing on a CPU (decision 009), and hardly anything on an accelerator."""
+"""More positions at once gain nothing on a CPU (decision 009); on other devices it was not measured."""
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
