@@ -31,7 +31,7 @@ from .queries import (
     whole_file,
     write_rows,
 )
-from .store import PRECISIONS, RECORDS, Location, Log, parse_ranges
+from .store import GRADIENT_TARGETS, PRECISIONS, RECORDS, Location, Log, parse_ranges
 from .store import compact as compact_store
 from .store import gc as gc_store
 from .store import index as index_store
@@ -100,6 +100,13 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--prompt", "texts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
 @click.option("--max-new-tokens", type=int, default=40, show_default=True, help="Most tokens to write.")
 @click.option("--record", default=",".join(RECORDS), show_default=True, metavar="LIST", help="What to record.")
+@click.option(
+    "--gradients",
+    default="vectors",
+    show_default=True,
+    metavar="vectors|scores|off",
+    help="What is kept of gradients; scores take a small part of the bytes.",
+)
 @click.option("--layers", metavar="LAYERS", help="Layers whose activations are recorded, as 0,3-5.  [default: all]")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True)
 @click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", help="Texts at once.")
@@ -113,7 +120,20 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this much probability.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
-@click.option("--gradient-tokens", type=int, default=2048, show_default=True, help="Bound on the gradients' memory.")
+@click.option(
+    "--gradient-target",
+    type=click.Choice(GRADIENT_TARGETS),
+    default="logit",
+    show_default=True,
+    help="What of each written token gradients are of.",
+)
+@click.option(
+    "--gradient-tokens",
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Positions that go backward at once: the bound on the gradients' memory.",
+)
 @click.option("--name", help="A name for the run.  [default: the model's]")
 @click.option("--index/--no-index", default=True, help="Make neurons quick to read, at the end (see `actlake index`).")
 @click.option("--dry-run", is_flag=True, help="Print how many bytes the run may write, and write none.")
@@ -126,6 +146,7 @@ def capture(
     record: str,
     layers: str | None,
     batch_size: str,
+    gradient_tokens: str,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -145,6 +166,7 @@ def capture(
         "record": tuple(part.strip() for part in record.split(",") if part.strip()),
         "layers": parse_ranges(layers) if layers is not None else None,
         "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
+        "gradient_tokens": int(gradient_tokens) if gradient_tokens.isdecimal() else gradient_tokens,
     }
     from .capture import CaptureOptions, capture_plan, load_model, make_plan, prompts_from, read_prompts
 

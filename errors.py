@@ -192,7 +192,7 @@ class NotRecorded(ActlakeError, LookupError):
         what, recorded, generation_id = self.args
         return (
             f"generation {generation_id} has no {what}: its run recorded {', '.join(recorded) or 'only tokens'}; "
-            f"capture again with `--record {','.join(sorted({*recorded, what}))}`"
+            f"capture again with `--record {','.join(sorted({*recorded, what} - {'gradient_scores'}))}`"
         )
 
 

@@ -1,68 +1,176 @@
-"""Gradients of every generated token's logit with respect to the embeddings before it, from one graph.
+"""Gradients of every generated token's target with respect to the embeddings before it, from few graphs.
 
 Rows of a batch do not touch each other, so one backward pass serves one output position of every row; several output
 positions go through the graph at once as a batch of vector-Jacobian products. The unembedding is left out of them: what
 it does at one position depends on that position alone, so a single backward pass through it gives the gradient at the
-last hidden state for all outputs together, and the products start there.
+last hidden state for all outputs together, and the products start there. An output sees nothing after itself: the earlier
+ones go through graphs of the texts cut short, where the forward pass that makes such a graph takes less than it saves;
+and texts of different lengths each go alone, where padding them takes more than a forward pass for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from ..store import GradientTarget
 
-def output_gradients(
-    embedding: Float[Tensor, "batch pos d_model"],
+FORWARD = 1.2
+"""What a forward pass that keeps its graph takes, in products of one output over as many positions (decision 009)."""
+
+MAX_CUTS = 256
+"""Places where outputs may be cut into groups: finding the best costs their number squared."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """From the input embeddings, which are a leaf, to what the unembedding receives."""
+
+    embedding: Float[Tensor, "batch pos d_model"]
+    last_hidden: Float[Tensor, "batch pos d_last"]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Output positions, at most one of each row, that one product serves."""
+
+    rows: tuple[int, ...]
+    positions: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return max(self.positions)
+
+
+def target_gradients(
     last_hidden: Float[Tensor, "batch pos d_last"],
     logits: Float[Tensor, "batch pos vocab"],
     ids: Int[Tensor, "batch pos"],
     n_prompt_tokens: Sequence[int],
     n_tokens: Sequence[int],
-    *,
-    tokens_at_once: int,
-) -> list[list[Float32[np.ndarray, "inputs d_model"]]]:
-    """For each text, for each output position `t` from `n_prompt_tokens` on, ∂ logit of its token / ∂ embedding 0 … t-1.
-
-    `embedding` is a leaf of the graph of `logits`. `tokens_at_once` bounds memory: backward passes
-    over about that many positions are held together. Frees the graph.
-    """
-    steps = max(n - p for p, n in zip(n_prompt_tokens, n_tokens, strict=True))
-    outputs = [
-        [(row, p + step) for row, (p, n) in enumerate(zip(n_prompt_tokens, n_tokens, strict=True)) if p + step < n]
-        for step in range(steps)
-    ]
-    if not outputs:
-        return [[] for _ in n_tokens]
-    at_hidden = _through_unembedding(last_hidden, logits, ids, [pair for step in outputs for pair in step])
-    gradients: list[list[Float32[np.ndarray, "inputs d_model"]]] = [[] for _ in n_tokens]
-    chunk = max(1, tokens_at_once // ids.numel())
-    for start in range(0, steps, chunk):
-        part = outputs[start : start + chunk]
-        seeds = torch.zeros(len(part), *last_hidden.shape, dtype=last_hidden.dtype, device=last_hidden.device)
-        for index, step in enumerate(part):
-            for row, position in step:
-                seeds[index, row, position - 1] = at_hidden[row, position - 1]
-        (products,) = torch.autograd.grad(
-            last_hidden, embedding, seeds, retain_graph=start + chunk < steps, is_grads_batched=True
-        )  # (step, batch, pos, d_model)
-        moved = products.to("cpu", torch.float32)
-        for index, step in enumerate(part):
-            for row, position in step:
-                gradients[row].append(moved[index, row, :position].numpy().copy())
-    return gradients
-
-
-def _through_unembedding(
-    last_hidden: Float[Tensor, "batch pos d_last"],
-    logits: Float[Tensor, "batch pos vocab"],
-    ids: Int[Tensor, "batch pos"],
-    outputs: Sequence[tuple[int, int]],
+    target: GradientTarget,
 ) -> Float[Tensor, "batch pos d_last"]:
-    """For each (row, output position), the gradient of its token's logit at the hidden state that predicted it."""
+    """For each output position `t`, at `t - 1`: ∂ target of its token / ∂ the hidden state that predicted it.
+
+    Frees the graph between the two.
+    """
+    bounds = enumerate(zip(n_prompt_tokens, n_tokens, strict=True))
+    outputs = [(row, position) for row, (p, n) in bounds for position in range(p, n)]
     rows, positions = torch.tensor(outputs, device=ids.device).T
-    targets = logits[rows, positions - 1, ids[rows, positions]]
-    (gradient,) = torch.autograd.grad(targets.sum(), last_hidden)
+    tokens = ids[rows, positions]
+    values = logits[rows, positions - 1, tokens].float()
+    if target == "logprob":
+        values = values - logits[rows, positions - 1].float().logsumexp(-1)
+    elif target == "contrast":
+        first, second = logits.detach()[rows, positions - 1].topk(2).indices.T
+        runner_up = torch.where(first == tokens, second, first)
+        values = values - logits[rows, positions - 1, runner_up].float()
+    (gradient,) = torch.autograd.grad(values.sum(), last_hidden)
     return gradient
+
+
+def output_gradients(
+    at_hidden: Float[Tensor, "batch pos d_last"],
+    whole: Graph,
+    cut_short: Callable[[Sequence[int], int], Graph],
+    n_prompt_tokens: Sequence[int],
+    n_tokens: Sequence[int],
+    *,
+    scores: bool,
+    tokens_at_once: int,
+) -> list[list[Float32[np.ndarray, "inputs width"]]]:
+    """For each text, for each output position `t` from `n_prompt_tokens` on, ∂ its target / ∂ embedding 0 … t-1.
+
+    With `scores`, what `gradient_scores` has of each of those vectors instead.
+
+    `at_hidden` is of `target_gradients`; `cut_short(rows, width)` gives a graph of their first `width` positions.
+    `tokens_at_once` bounds memory: products over about that many positions are held together. Frees the graphs.
+    """
+    bounds = list(zip(n_prompt_tokens, n_tokens, strict=True))
+    together = _steps(bounds)
+    alone = {row: _steps([bound]) for row, bound in enumerate(bounds) if bound[1] > bound[0]}
+    work = [(range(len(bounds)), together)]
+    if (
+        sum(group_starts(_widths(steps), FORWARD)[0] for steps in alone.values())
+        < len(bounds) * group_starts(_widths(together))[0]
+    ):
+        work = [(range(row, row + 1), steps) for row, steps in alone.items()]
+    gradients: list[dict[int, Float32[np.ndarray, "inputs width"]]] = [{} for _ in n_tokens]
+    for rows, steps in work:
+        at_rows, end = at_hidden[rows.start : rows.stop], len(steps)
+        for start in reversed(group_starts(_widths(steps))[1]):
+            is_whole = steps is together and end == len(steps)
+            graph = whole if is_whole else cut_short(rows, steps[end - 1].width)
+            n_passes = ceil((end - start) / max(1, tokens_at_once // graph.last_hidden[..., 0].numel()))
+            for number, part in enumerate(np.array_split(np.arange(start, end), n_passes), 1):
+                of_part = [steps[index] for index in part]
+                products = _products(graph, of_part, at_rows, keep=number < n_passes)
+                kept = (_scores(products, graph.embedding.detach()) if scores else products).cpu()
+                for product, step in zip(kept, of_part, strict=True):
+                    for row, position in zip(step.rows, step.positions, strict=True):
+                        gradients[rows[row]][position] = product[row, :position].numpy().copy()
+            end = start
+    return [[of_row[position] for position in sorted(of_row)] for of_row in gradients]
+
+
+def group_starts(widths: Sequence[int], last: float = 0.0) -> tuple[float, list[int]]:
+    """Where to cut outputs, of ascending widths, into groups that go through a graph of their widest: the first of each.
+
+    They take the least time together, which is given too, in products of one position; `last` is what the last graph takes.
+    """
+    n = len(widths)
+    stride = max(1, ceil(n / MAX_CUTS))
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for end in [*range(stride, n, stride), n]:
+        forward = FORWARD if end < n else last
+        costs = {start: cost + (end - start + forward) * widths[end - 1] for start, (cost, _) in best.items()}
+        start = min(costs, key=costs.__getitem__)
+        best[end] = costs[start], [*best[start][1], start]
+    return best[n]
+
+
+def _scores(
+    gradient: Float[Tensor, "step batch pos d_model"], embedding: Float[Tensor, "batch pos d_model"]
+) -> Float32[Tensor, "step batch pos 4"]:
+    """The columns of `gradient_scores`, summed in double precision."""
+    g = gradient.double()
+    g_x = g * embedding.double()
+    return torch.stack([g_x.norm(dim=-1), g.norm(dim=-1), g_x.sum(-1), g_x.abs().sum(-1)], dim=-1).float()
+
+
+def _steps(bounds: Sequence[tuple[int, int]]) -> list[_Step]:
+    """The outputs of rows that have these prompts' and texts' lengths, by ascending width."""
+    pairs = [
+        [(row, p + number) for row, (p, n) in enumerate(bounds) if p + number < n]
+        for number in range(max(n - p for p, n in bounds))
+    ]
+    return sorted((_Step(*zip(*each, strict=True)) for each in pairs), key=lambda step: step.width)
+
+
+def _widths(steps: Sequence[_Step]) -> list[int]:
+    return [step.width for step in steps]
+
+
+def _products(
+    graph: Graph, steps: Sequence[_Step], at_hidden: Float[Tensor, "batch all d_last"], *, keep: bool
+) -> Float[Tensor, "step batch pos d_model"]:
+    """Each step's gradients of its outputs; `keep` the graph for more."""
+    places = [
+        (index, row, position - 1)
+        for index, step in enumerate(steps)
+        for row, position in zip(step.rows, step.positions, strict=True)
+    ]
+    index, rows, positions = torch.tensor(places, device=at_hidden.device).T
+    seeds = at_hidden.new_zeros(len(steps), *graph.last_hidden.shape)
+    seeds[index, rows, positions] = at_hidden[rows, positions]
+    if len(steps) == 1:
+        (product,) = torch.autograd.grad(graph.last_hidden, graph.embedding, seeds[0], retain_graph=keep)
+        return product[None]
+    (products,) = torch.autograd.grad(
+        graph.last_hidden, graph.embedding, seeds, retain_graph=keep, is_grads_batched=True
+    )
+    return products

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ..errors import InvalidOption
-from ..store import PRECISIONS, RECORDS, Precision, Record
+from ..store import GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Precision, Record
 from .anatomy import check_pattern
 from .generate import Sampling
 from .models import DType
+
+Gradients = Literal["vectors", "scores", "off"]
+GRADIENTS: tuple[Gradients, ...] = get_args(Gradients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +20,8 @@ class CaptureOptions:
 
     max_new_tokens  the most tokens to write after each prompt
     record          any of embeddings, gradients, activations
+    gradients       what is kept of gradients: vectors, scores (their saliency by each method, a small part of the bytes),
+                    or off, which is as if `record` did not name them
     layers          the layers whose activations are recorded; all of them unless told
     precision       what recorded vectors are rounded to
     batch_size      texts at once, or "auto": as many as have 512 tokens together, at most 32
@@ -25,13 +30,17 @@ class CaptureOptions:
     temperature     0 is greedy; greater values draw, by `seed`, from the `top_k` likeliest tokens (0: all) that
                     together have probability `top_p`
     chat            put each prompt into the model's chat template, as a user's message
-    gradient_tokens positions that go backward at once: the bound on the gradients' memory
+    gradient_target what of each written token the gradients are of: its logit, its logprob, or contrast: its logit less
+                    that of the likeliest other token
+    gradient_tokens positions that go backward at once, the bound on the gradients' memory; "auto": what fits into half
+                    of the memory that is free, up to where more gain nothing
     name            a name of the run for people
     index           bring what was captured into the neuron-major projection at the end
     """
 
     max_new_tokens: int = 40
     record: Sequence[Record] = RECORDS
+    gradients: Gradients = "vectors"
     layers: Sequence[int] | None = None
     precision: Precision = "bfloat16"
     batch_size: int | Literal["auto"] = "auto"
@@ -43,7 +52,8 @@ class CaptureOptions:
     top_p: float = 1.0
     seed: int = 0
     chat: bool = False
-    gradient_tokens: int = 2048
+    gradient_target: GradientTarget = "logit"
+    gradient_tokens: int | Literal["auto"] = "auto"
     name: str | None = None
     index: bool = True
 
@@ -52,14 +62,20 @@ class CaptureOptions:
             raise InvalidOption("max_new_tokens", self.max_new_tokens, "give 1 or more")
         if isinstance(self.record, str) or set(self.record) - set(RECORDS):
             raise InvalidOption("record", self.record, f"give any of {', '.join(RECORDS)}")
+        if self.gradients not in GRADIENTS:
+            raise InvalidOption("gradients", self.gradients, f"choose one of {', '.join(GRADIENTS)}")
+        if self.gradients == "scores" and "gradients" not in self.record:
+            raise InvalidOption("gradients", self.gradients, "let `record` name gradients")
         if self.precision not in PRECISIONS:
             raise InvalidOption("precision", self.precision, f"choose one of {', '.join(PRECISIONS)}")
-        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
-            raise InvalidOption("batch_size", self.batch_size, 'give 1 or more, or "auto"')
         if self.ffn is not None:
             check_pattern(self.ffn)
-        if self.gradient_tokens < 1:
-            raise InvalidOption("gradient_tokens", self.gradient_tokens, "give 1 or more")
+        if self.gradient_target not in GRADIENT_TARGETS:
+            raise InvalidOption("gradient_target", self.gradient_target, f"choose one of {', '.join(GRADIENT_TARGETS)}")
+        for name in ("batch_size", "gradient_tokens"):
+            value = getattr(self, name)
+            if value != "auto" and not (isinstance(value, int) and value >= 1):
+                raise InvalidOption(name, value, 'give 1 or more, or "auto"')
         if not -(2**63) <= self.seed < 2**63:
             raise InvalidOption("seed", self.seed, "give a 64-bit integer")
         _ = self.sampling
@@ -68,5 +84,12 @@ class CaptureOptions:
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_k, self.top_p, self.seed)
 
-    def records(self, what: Record) -> bool:
-        return what in self.record
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """What is recorded, in the words of `runs.recorded`."""
+        of_gradients = {"vectors": "gradients", "scores": "gradient_scores", "off": None}[self.gradients]
+        kept = (of_gradients if what == "gradients" else what for what in RECORDS if what in self.record)
+        return tuple(what for what in kept if what)
+
+    def records(self, what: Record | Literal["gradient_scores"]) -> bool:
+        return what in self.recorded

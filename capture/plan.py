@@ -16,6 +16,8 @@ from .prompts import Prompt
 
 BATCH_TOKENS = 512
 MAX_BATCH = 32
+BYTES_PER_SCORES = 16
+"""What the scores of one pair of positions take in a file, roughly."""
 WINDOW = 512
 """Prompts are sorted by length within windows of this many, so that a file's generation ids lie close together."""
 
@@ -65,9 +67,14 @@ def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) 
     layers = tuple(sorted(set(range(model.anatomy.n_layers) if options.layers is None else options.layers)))
     if unknown := [layer for layer in layers if not 0 <= layer < model.anatomy.n_layers]:
         raise UnknownLayer(unknown, range(model.anatomy.n_layers))
-    if options.records("gradients") and not model.anatomy.is_causal and model.mask_id is None:
+    wants_gradients = options.records("gradients") or options.records("gradient_scores")
+    if wants_gradients and not model.anatomy.is_causal and model.mask_id is None:
         wanted = f"{model.name} is an encoder that predicts no token, so there are no gradients; leave them out"
         raise InvalidOption("record", ",".join(options.record), wanted)
+    if wants_gradients and not model.anatomy.is_causal:
+        for name, only in (("gradients", "vectors"), ("gradient_target", "logit")):
+            if (asked := getattr(options, name)) != only:
+                raise InvalidOption(name, asked, f"{model.name} is an encoder, where it can be {only} alone")
     if options.chat and not model.anatomy.is_causal:
         raise InvalidOption("chat", True, f"{model.name} is an encoder, which answers nothing")
     works = [_work(model, index, prompt, options) for index, prompt in enumerate(prompts)]
@@ -88,6 +95,8 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
         budget["embeddings"] = round(tokens * d_model * per_value)
     if options.records("gradients"):
         budget["gradients"] = round(pairs * d_model * per_value)
+    if options.records("gradient_scores"):
+        budget["gradient_scores"] = pairs * BYTES_PER_SCORES
     if options.records("activations"):
         budget["activation_vectors"] = round(tokens * len(plan.layers) * d_ff * per_value)
         if options.index:

@@ -4,15 +4,19 @@ Texts are padded at the right, where causal attention never looks; every positio
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 
-from .gradients import output_gradients
+from ..store import GradientTarget
+from . import memory
+from .float32 import in_float32
+from .gradients import Graph, output_gradients, target_gradients
 from .masked import masked_gradients, masked_predictions, masked_targets
 from .models import Model
 
@@ -29,7 +33,7 @@ class Recorded:
 
     embeddings: Float32[np.ndarray, "n d_model"]
     activations: dict[int, Float32[np.ndarray, "n d_ff"]]
-    gradients: list[Float32[np.ndarray, "_ d_model"]]
+    gradients: list[Float32[np.ndarray, "_ width"]]
     logprob: Float32[np.ndarray, "n"]
     rank: Int32[np.ndarray, "n"]
     entropy: Float32[np.ndarray, "n"]
@@ -43,13 +47,16 @@ def replay(
     n_prompt_tokens: Sequence[int],
     *,
     layers: Sequence[int],
-    gradients: bool,
-    gradient_tokens: int,
+    gradients: GradientTarget | None,
+    gradient_tokens: int | Literal["auto"],
+    scores: bool = False,
 ) -> list[Recorded]:
-    """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients if wanted.
+    """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients of a target if wanted.
+
+    With `scores` the gradients' scores, [inputs, 4], are in their place.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
-    backward passes over `gradient_tokens` positions at a time. Values are float32 whatever the model computes in.
+    backward passes over `gradient_tokens` positions at a time. Gradients are computed in float32 whatever the model computes in.
     """
     width = max(map(len, texts))
     ids = torch.full((len(texts), width), model.pad_id)
@@ -58,16 +65,30 @@ def replay(
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    with _recording(model, layers, gradients=gradients) as taps, torch.set_grad_enabled(gradients):
+    has_outputs = any(len(text) > p for text, p in zip(texts, n_prompt_tokens, strict=True))
+    target = gradients if has_outputs else None
+    one_pass = target is not None and model.dtype == "float32"
+    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
     ]
-    columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
-    if gradients:
+    columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
+    if target is not None:
         lengths = [len(text) for text in texts]
+        whole = Graph(taps.embedding, taps.last_hidden)
+        if not one_pass:
+            whole, logits = _graph(model, ids, mask, unembeds=True)
+        at_hidden = target_gradients(whole.last_hidden, logits, ids, n_prompt_tokens, lengths, target)
+        del logits
         columns = output_gradients(
-            taps.embedding, taps.last_hidden, logits, ids, n_prompt_tokens, lengths, tokens_at_once=gradient_tokens
+            at_hidden,
+            whole,
+            lambda rows, width: _graph(model, ids[rows, :width], mask[rows, :width])[0],
+            n_prompt_tokens,
+            lengths,
+            scores=scores,
+            tokens_at_once=memory.gradient_tokens(model, width) if gradient_tokens == "auto" else gradient_tokens,
         )
     embeddings = _numpy(taps.embedding)
     activations = {layer: _numpy(a).reshape(len(texts), width, -1) for layer, a in taps.activations.items()}
@@ -100,7 +121,8 @@ def replay_encoder(
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long().to(model.device)
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
     gradients = gradients and any(masked)
-    with _recording(model, layers, gradients=gradients) as taps, torch.set_grad_enabled(gradients):
+    one_pass = gradients and model.dtype == "float32"
+    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         output = model.network(input_ids=ids, attention_mask=mask)
     logits = output.logits if model.mask_id is not None else torch.zeros(*ids.shape, 0, device=ids.device)
     chosen = [
@@ -108,8 +130,12 @@ def replay_encoder(
         for row, positions in enumerate(masked)
     ]
     columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
-    if gradients:
+    if one_pass:
         columns = masked_gradients(taps.embedding, logits, masked, chosen, lengths)
+    elif gradients:
+        with _recording(model, (), gradients=True) as wide, in_float32(), torch.enable_grad():
+            of_graph = model.network(input_ids=ids, attention_mask=mask).logits
+        columns = masked_gradients(wide.embedding, of_graph, masked, chosen, lengths)
     embeddings = _numpy(taps.embedding)
     activations = {layer: _numpy(a).reshape(*ids.shape, -1) for layer, a in taps.activations.items()}
     return [
@@ -134,17 +160,32 @@ class _Taps:
     last_hidden: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
+def _graph(
+    model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], *, unembeds: bool = False
+) -> tuple[Graph, Tensor]:
+    """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
+    wide = nullcontext() if model.dtype == "float32" else in_float32()
+    with _recording(model, (), gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
+        logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return Graph(taps.embedding, taps.last_hidden), logits
+
+
 @contextmanager
-def _recording(model: Model, layers: Sequence[int], *, gradients: bool) -> Iterator[_Taps]:
-    """Hooks that take the input embedding, the FFNNs' activations and what the unembedding receives."""
+def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds: bool = True) -> Iterator[_Taps]:
+    """Hooks that take the input embedding, the FFNNs' activations and what the unembedding receives.
+
+    The unembedding, which can be a quarter of a small model, gets one position only if what it gives is not wanted.
+    """
     taps, anatomy, network = _Taps(), model.anatomy, model.network
 
     def embedding(module: nn.Module, args: object, output: Tensor) -> Tensor:
-        taps.embedding = output.detach().clone().requires_grad_(gradients)
+        dtype = torch.float32 if gradients else output.dtype
+        taps.embedding = output.detach().to(dtype, copy=True).requires_grad_(gradients)
         return taps.embedding.clone()  # a copy, because a leaf may not be added to in place
 
-    def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
         taps.last_hidden = args[0]
+        return None if unembeds else (args[0][:, :1],)
 
     def activation_of(module_name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         runs = iter([layer for layer, name in enumerate(anatomy.ffn_outputs) if name == module_name])

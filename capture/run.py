@@ -21,11 +21,11 @@ import pyarrow as pa
 
 from ..errors import NotEnoughSpace
 from ..store import (
-    RECORDS,
     CapturedGeneration,
     CapturedTokens,
     Commit,
     DataFile,
+    GradientTarget,
     Location,
     Log,
     Reader,
@@ -99,8 +99,8 @@ def capture(
 
     `model` is a Hugging Face id, a local folder, a .gguf file, `smollm2-135m`, or a Model in hand. `prompts` are texts,
     mappings with a `prompt` or `text` (other fields become metadata), or a path to a .txt or .jsonl file.
-    `options` are those of `CaptureOptions`: max_new_tokens, record, layers, precision, batch_size, ffn, device, dtype,
-    temperature, top_k, top_p, seed, chat, gradient_tokens, name, index.
+    `options` are those of `CaptureOptions`: max_new_tokens, record, gradients, layers, precision, batch_size, ffn, device,
+    dtype, temperature, top_k, top_p, seed, chat, gradient_target, gradient_tokens, name, index.
 
     The same call on the same store finishes what is missing and writes nothing twice. Each batch is committed as it is
     done; `on_progress` is called after each. Raises ActlakeError; what was committed before stays.
@@ -204,7 +204,8 @@ def capture_unit(
         [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)],
         [len(prompt) for prompt in prompts],
         layers=layers,
-        gradients=options.records("gradients"),
+        gradients=_gradient_target(options),
+        scores=options.records("gradient_scores"),
         gradient_tokens=options.gradient_tokens,
     )
     return [
@@ -246,15 +247,21 @@ def _captured_generation(
         embeddings=recorded.embeddings if options.records("embeddings") else None,
         activations=recorded.activations if options.records("activations") else None,
         gradients=recorded.gradients if options.records("gradients") else None,
+        gradient_scores=recorded.gradients if options.records("gradient_scores") else None,
         masked=recorded.masked,
     )
+
+
+def _gradient_target(options: CaptureOptions) -> GradientTarget | None:
+    wanted = options.records("gradients") or options.records("gradient_scores")
+    return options.gradient_target if wanted else None
 
 
 def _key(model: Model, plan: Plan, options: CaptureOptions) -> str:
     """What the run is, as one word: the same for the same model, tokenizer, options and prompts."""
     prompts = [[work.text, work.max_new_tokens > 0, dict(work.prompt.metadata)] for work in plan.works]
     row = _run_row(model, plan, options)
-    same = ("model_hash", "tokenizer_hash", "precision", "recorded", "generation_config", "seed")
+    same = ("model_hash", "tokenizer_hash", "precision", "recorded", "gradient_target", "generation_config", "seed")
     identity = json.dumps([[row[name] for name in same], prompts], sort_keys=True)
     return f"run/{hashlib.sha256(identity.encode()).hexdigest()}"
 
@@ -287,8 +294,8 @@ def _run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any
         "d_ff": anatomy.d_ff,
         "vocab_size": anatomy.vocab_size,
         "precision": options.precision,
-        "recorded": [what for what in RECORDS if options.records(what)],
-        "gradient_target": "logit" if options.records("gradients") else None,
+        "recorded": list(options.recorded),
+        "gradient_target": _gradient_target(options),
         "generation_config": json.dumps(how),
         "seed": options.seed,
         "versions": json.dumps({library: metadata.version(library) for library in libraries}),

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
 from ..store import Reader, Snapshot
 from .factors import Factors, Negatives, nmf
-from .saliency import Method, SaliencyMatrix, saliency_matrix
+from .saliency import Method, SaliencyMatrix, check_method, saliency_matrix, saliency_of_scores
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,15 @@ class Generation:
     def saliency(self, method: Method = "grad_x_input") -> SaliencyMatrix:
         """Shares of each input in each generated token, [output positions, input positions]; a row sums to 1.
 
-        Row `r` is output position `n_prompt_tokens + r`, or masked position number `r`. Raises NotRecorded when gradients or
-        embeddings are not there.
+        Row `r` is output position `n_prompt_tokens + r`, or masked position number `r`. From the stored gradients and embeddings,
+        or from the scores that the run kept in their place. Raises NotRecorded when neither is there; InvalidOption.
         """
+        if "gradient_scores" in self.recorded:
+            check_method(method)
+            rows = self._reader.rows(
+                self._snapshot, "gradient_scores", columns=[method], generation_id=self.generation_id
+            )
+            return saliency_of_scores(rows[method].to_numpy(), self.n_prompt_tokens, self.n_tokens, method)
         n_inputs = list(self._n_inputs().values())
         gradients = np.split(self._vectors("gradients"), np.cumsum(n_inputs)[:-1]) if n_inputs else []
         return saliency_matrix(gradients, self.embeddings(), method)

@@ -52,8 +52,7 @@ def saliency_matrix(
     earlier ones, or all for a masked position. Sums are taken in double precision. Raises InvalidOption for an unknown method.
     Source: gradient × input, L2: Bastings & Filippova 2020, arXiv:2010.05607; Atanasova et al. 2020, arXiv:2009.13295.
     """
-    if method not in METHODS:
-        raise InvalidOption("method", method, f"choose one of {', '.join(METHODS)}")
+    check_method(method)
     x = embeddings.astype(np.float64)
     width = max([len(embeddings) - 1, *map(len, gradients)])
     scores = np.zeros((len(gradients), width))
@@ -61,3 +60,21 @@ def saliency_matrix(
         n_inputs = len(gradient)
         row[:n_inputs] = _SCORES[method](gradient.astype(np.float64), x[:n_inputs])
     return SaliencyMatrix(scores, method)
+
+
+def saliency_of_scores(
+    scores: Float32[np.ndarray, "pairs"], n_prompt_tokens: int, n_tokens: int, method: Method
+) -> SaliencyMatrix:
+    """The same from scores that were kept in place of gradients: those of each output position one after the other."""
+    matrix = np.zeros((n_tokens - n_prompt_tokens, n_tokens - 1))
+    start = 0
+    for row, n_inputs in enumerate(range(n_prompt_tokens, n_tokens)):
+        matrix[row, :n_inputs] = scores[start : start + n_inputs]
+        start += n_inputs
+    return SaliencyMatrix(matrix, method)
+
+
+def check_method(method: str) -> None:
+    """Raise InvalidOption for an unknown method."""
+    if method not in METHODS:
+        raise InvalidOption("method", method, f"choose one of {', '.join(METHODS)}")

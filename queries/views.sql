@@ -1,5 +1,5 @@
 -- Views and macros over the tables of a store, and what they mean. The tables themselves (runs, generations, tokens, embeddings,
--- gradients, activation_vectors, segments, neuron_vectors, neuron_partials) are views of their Parquet files, made from the
+-- gradients, gradient_scores, activation_vectors, segments, neuron_vectors, neuron_partials) are views of their Parquet files, made from the
 -- snapshot before this script runs. So are unindexed_files, the files of activation_vectors of which neuron_vectors has not all
 -- layers, and indexed_layers, the layers of them that it has.
 
@@ -247,35 +247,50 @@ comment on column neuron_examples.activation is 'what the FFNN''s output project
 comment on column neuron_examples.sign is 'positive (the greatest above 0) or negative (the least below 0)';
 comment on column neuron_examples.rank is '1 is the strongest; of equal ones the earlier token';
 
--- Scores of every (output position, input position); sums are taken in double precision.
+-- Scores of every (output position, input position), from its gradient, or of runs that kept scores alone, those; sums are
+-- taken in double precision.
 --   grad_x_input     the L2 norm of gradient times embedding, element by element
 --   grad_norm        the L2 norm of the gradient
 --   grad_dot_input   the signed sum of gradient times embedding
 --   grad_x_input_l1  the sum of absolute values of gradient times embedding
 -- A share is the score over the sum of the row's absolute scores; 0 where all of them are 0.
 create macro saliency_by(method) as table
-with scored as (
+with scores as (
     select
         gradients.generation_id,
         output_position,
         input_position,
-        case method
-            when 'grad_x_input' then sqrt(list_inner_product(
-                list_transform(gradient, lambda g: g::double * g),
-                list_transform(embedding, lambda e: e::double * e)
-            ))
-            when 'grad_norm' then sqrt(list_inner_product(gradient::double[], gradient::double[]))
-            when 'grad_dot_input' then list_inner_product(gradient::double[], embedding::double[])
-            when 'grad_x_input_l1' then list_inner_product(
-                list_transform(gradient, lambda g: abs(g::double)),
-                list_transform(embedding, lambda e: abs(e::double))
-            )
-            else error('no saliency method ' || method || '; choose grad_x_input, grad_norm, grad_dot_input or grad_x_input_l1')
-        end as score
+        sqrt(list_inner_product(
+            list_transform(gradient, lambda g: g::double * g),
+            list_transform(embedding, lambda e: e::double * e)
+        )) as grad_x_input,
+        sqrt(list_inner_product(gradient::double[], gradient::double[])) as grad_norm,
+        list_inner_product(gradient::double[], embedding::double[]) as grad_dot_input,
+        list_inner_product(
+            list_transform(gradient, lambda g: abs(g::double)),
+            list_transform(embedding, lambda e: abs(e::double))
+        ) as grad_x_input_l1
     from gradients
     join embeddings
         on embeddings.generation_id = gradients.generation_id
         and embeddings.position = input_position
+    union all
+    select generation_id, output_position, input_position, grad_x_input, grad_norm, grad_dot_input, grad_x_input_l1
+    from gradient_scores
+),
+scored as (
+    select
+        generation_id,
+        output_position,
+        input_position,
+        case method
+            when 'grad_x_input' then grad_x_input
+            when 'grad_norm' then grad_norm
+            when 'grad_dot_input' then grad_dot_input
+            when 'grad_x_input_l1' then grad_x_input_l1
+            else error('no saliency method ' || method || '; choose grad_x_input, grad_norm, grad_dot_input or grad_x_input_l1')
+        end as score
+    from scores
 )
 select
     generation_id,
@@ -294,5 +309,5 @@ select generation_id, output_position, input_position, score, share
 from saliency_by('grad_x_input');
 
 comment on view saliency is 'how much each earlier token counts for each generated one: gradient times input, L2 norm';
-comment on column saliency.score is 'L2 norm of gradient times embedding, in logits';
+comment on column saliency.score is 'L2 norm of gradient times embedding, in logits (nats, where the gradient_target is logprob)';
 comment on column saliency.share is 'the score as a share of the sum over the output position''s row';

@@ -10,12 +10,13 @@ from .log import Commit, DataFile, Log, Range, Reservation, Snapshot
 from .precision import PRECISIONS, Precision, rounded
 from .ranges import parse_ranges
 from .reader import Batch, Reader
-from .schema import RECORDS, TABLES, Column, Record, Table
+from .schema import GRADIENT_TARGETS, RECORDS, TABLES, Column, GradientTarget, Record, Table
 from .shapes import Shape, shapes
 from .shard import CapturedGeneration, CapturedTokens, write_shard, write_table
 from .verify import Report, verify
 
 __all__ = [
+    "GRADIENT_TARGETS",
     "PRECISIONS",
     "RECORDS",
     "TABLES",
@@ -29,6 +30,7 @@ __all__ = [
     "DataFile",
     "Factorization",
     "Footers",
+    "GradientTarget",
     "Indexed",
     "Location",
     "Log",

@@ -197,7 +197,7 @@ class Snapshot:
             raise FormatTooNew(path, found, FORMAT, str(head.get("needs", "a newer version")))
         if hashlib.sha256(second[:-1]).hexdigest() != checksum:
             raise CorruptLog(path, "its checksum does not match its content")
-        body = json.loads(second)
+        body = json.loads(second[:-1])
         columns = body["files"]
         columns["ranges"] = [{name: (lo, hi) for name, (lo, hi) in ranges.items()} for ranges in columns["ranges"]]
         rows = zip(*(columns[name] for name in DataFile.__dataclass_fields__), strict=True)

@@ -20,6 +20,10 @@ Record = Literal["embeddings", "gradients", "activations"]
 RECORDS: tuple[Record, ...] = get_args(Record)
 """What a run may record of each generation, beside its tokens."""
 
+GradientTarget = Literal["logit", "logprob", "contrast"]
+GRADIENT_TARGETS: tuple[GradientTarget, ...] = get_args(GradientTarget)
+"""What of a generated token the gradients are of: its logit, its log-probability, or its logit less the runner-up's."""
+
 ID, COUNT, INDEX, INDICES = pa.int64(), pa.int32(), pa.int32(), pa.list_(pa.int32())
 TEXT, TEXTS, FLAG, REAL = pa.string(), pa.list_(pa.string()), pa.bool_(), pa.float32()
 TIME = pa.timestamp("us")
@@ -95,8 +99,17 @@ RUNS = Table(
         Column("d_ff", COUNT, "neurons in the FFNN of one layer"),
         Column("vocab_size", COUNT, "tokens in the vocabulary of the unembedding"),
         Column("precision", TEXT, "what the recorded vectors were rounded to: bfloat16, float16 or float32"),
-        Column("recorded", TEXTS, "which of embeddings, gradients, activations were recorded"),
-        Column("gradient_target", TEXT, "what gradients are of: the logit of the generated token", nullable=True),
+        Column(
+            "recorded",
+            TEXTS,
+            "which of embeddings, gradients, gradient_scores (in place of gradients), activations were recorded",
+        ),
+        Column(
+            "gradient_target",
+            TEXT,
+            "what of the generated token gradients are of: logit, logprob, or contrast (its logit less the runner-up's)",
+            nullable=True,
+        ),
         Column("generation_config", TEXT, "JSON: how text was generated, and which layers were recorded"),
         Column("seed", ID, "seed of the sampler"),
         Column("versions", TEXT, "JSON: versions of the libraries that captured"),
@@ -156,8 +169,8 @@ EMBEDDINGS = Table(
 
 GRADIENTS = Table(
     "gradients",
-    "the gradient of each generated token's logit with respect to each earlier token's embedding; of a masked language model, "
-    "of the logit of the token at each masked position with respect to every token's embedding",
+    "the gradient of each generated token's logit (or the run's gradient_target) with respect to each earlier token's embedding; "
+    "of a masked language model, of the logit of the token at each masked position with respect to every token's embedding",
     _generation_key(
         Column("output_position", INDEX, "position of the generated or masked token", key=True),
         Column(
@@ -166,7 +179,21 @@ GRADIENTS = Table(
             "position of the earlier token, or of any token of a masked language model's text",
             key=True,
         ),
-        Column("gradient", VECTOR, "FLOAT[d_model], logits per unit of embedding"),
+        Column("gradient", VECTOR, "FLOAT[d_model], logits (nats, of logprob) per unit of embedding"),
+    ),
+    row_group=("generation_id",),
+)
+
+GRADIENT_SCORES = Table(
+    "gradient_scores",
+    "saliency scores of gradients that were not kept, for each generated token and each earlier one, by each method",
+    _generation_key(
+        Column("output_position", INDEX, "position of the generated token", key=True),
+        Column("input_position", INDEX, "position of the earlier token, 0 to output_position - 1", key=True),
+        Column("grad_x_input", REAL, "L2 norm of gradient times embedding, element by element"),
+        Column("grad_norm", REAL, "L2 norm of the gradient"),
+        Column("grad_dot_input", REAL, "signed sum of gradient times embedding"),
+        Column("grad_x_input_l1", REAL, "sum of absolute values of gradient times embedding"),
     ),
     row_group=("generation_id",),
 )
@@ -292,6 +319,7 @@ TABLES = {
         TOKENS,
         EMBEDDINGS,
         GRADIENTS,
+        GRADIENT_SCORES,
         ACTIVATION_VECTORS,
         SEGMENTS,
         NEURON_VECTORS,

@@ -19,7 +19,7 @@ from .location import Location
 from .log import DataFile
 from .parquet import encode, list_column, threads
 from .precision import Precision, rounded
-from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENTS, TOKENS, Table
+from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENT_SCORES, GRADIENTS, TOKENS, Table
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class CapturedTokens:
 class CapturedGeneration:
     """One generation of `n` tokens, `p` of them the prompt, and what was recorded of it (None where it was not).
 
-    `activations` is by layer. `gradients[i]` is of the logit of output position `p + i` with respect to each of the
+    `activations` is by layer. `gradients[i]` is of the target of output position `p + i` with respect to each of the
     embeddings before it; where `masked` gives positions, of the logit of the token at masked position `masked[i]`, with
-    respect to each of the `n` embeddings.
+    respect to each of the `n` embeddings. `gradient_scores[i]` has its scores, by the columns of that table.
     """
 
     generation_id: int
@@ -60,6 +60,7 @@ class CapturedGeneration:
     embeddings: Float32[np.ndarray, "n d_model"] | None = None
     activations: Mapping[int, Float32[np.ndarray, "n d_ff"]] | None = None
     gradients: Sequence[Float32[np.ndarray, "_ d_model"]] | None = None
+    gradient_scores: Sequence[Float32[np.ndarray, "_ 4"]] | None = None
     masked: Sequence[int] | None = None
 
     @property
@@ -158,19 +159,34 @@ def _embedding_rows(generation: CapturedGeneration, precision: Precision) -> pa.
 def _gradient_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
     if not generation.gradients:
         return None
-    outputs = np.arange(generation.n_prompt_tokens, generation.n_tokens)
-    if generation.masked is not None:
-        outputs = np.array(generation.masked)
-    n_inputs = [len(gradient) for gradient in generation.gradients]
     return _table(
         GRADIENTS,
-        generation_id=np.full(sum(n_inputs), generation.generation_id),
-        output_position=np.repeat(outputs, n_inputs),
-        input_position=np.concatenate([np.arange(n) for n in n_inputs]),
+        **_pairs(generation),
         gradient=_vectors(
             np.concatenate(generation.gradients), precision, f"a gradient of generation {generation.generation_id}"
         ),
     )
+
+
+def _gradient_score_rows(generation: CapturedGeneration, _: Precision) -> pa.Table | None:
+    if not generation.gradient_scores:
+        return None
+    columns = np.concatenate(generation.gradient_scores).T
+    names = [column.name for column in GRADIENT_SCORES.columns if not column.key]
+    return _table(GRADIENT_SCORES, **_pairs(generation), **dict(zip(names, columns, strict=True)))
+
+
+def _pairs(generation: CapturedGeneration) -> dict[str, np.ndarray]:
+    """The keys of each output position with each position before it; of each masked position with all."""
+    outputs = n_inputs = np.arange(generation.n_prompt_tokens, generation.n_tokens)
+    if generation.masked is not None:
+        outputs = np.array(generation.masked)
+        n_inputs = np.full(len(outputs), generation.n_tokens)
+    return {
+        "generation_id": np.full(n_inputs.sum(), generation.generation_id),
+        "output_position": np.repeat(outputs, n_inputs),
+        "input_position": np.concatenate([np.arange(n) for n in n_inputs]),
+    }
 
 
 def _activation_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
@@ -199,6 +215,7 @@ _RECORDS = {
     TOKENS: _token_rows,
     EMBEDDINGS: _embedding_rows,
     GRADIENTS: _gradient_rows,
+    GRADIENT_SCORES: _gradient_score_rows,
     ACTIVATION_VECTORS: _activation_rows,
 }
 

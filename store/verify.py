@@ -22,6 +22,7 @@ from .schema import (
     FACTOR_TOKENS,
     FACTORIZATIONS,
     GENERATIONS,
+    GRADIENT_SCORES,
     GRADIENTS,
     PROJECTION,
     RUNS,
@@ -30,7 +31,7 @@ from .schema import (
 )
 from .verify_projection import projection_problems
 
-RECORDED = (TOKENS.name, EMBEDDINGS.name, GRADIENTS.name, ACTIVATION_VECTORS.name)
+RECORDED = (TOKENS.name, EMBEDDINGS.name, GRADIENTS.name, GRADIENT_SCORES.name, ACTIVATION_VECTORS.name)
 
 REBUILD = "`actlake index --rebuild` makes the projection again"
 
@@ -196,6 +197,7 @@ def _expected_rows(run: Mapping[str, Any], n: int, pairs: int) -> dict[str, int]
         TOKENS.name: n,
         EMBEDDINGS.name: n if "embeddings" in recorded else 0,
         GRADIENTS.name: pairs if "gradients" in recorded else 0,
+        GRADIENT_SCORES.name: pairs if "gradient_scores" in recorded else 0,
         ACTIVATION_VECTORS.name: n * len(layers) if "activations" in recorded else 0,
     }
 

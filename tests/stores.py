@@ -42,6 +42,7 @@ def a_generation(generation_id: int, n: int = N_TOKENS, p: int = N_PROMPT_TOKENS
         embeddings=random.normal(size=(n, D_MODEL)).astype(np.float32),
         activations={layer: random.normal(size=(n, D_FF)).astype(np.float32) for layer in LAYERS},
         gradients=[random.normal(size=(t, D_MODEL)).astype(np.float32) for t in range(p, n)],
+        gradient_scores=[random.normal(size=(t, 4)).astype(np.float32) for t in range(p, n)],
     )
 
 
@@ -60,7 +61,7 @@ def a_run(n_layers: int = 4) -> pa.Table:
         "d_ff": D_FF,
         "vocab_size": 320,
         "precision": "float32",
-        "recorded": ["embeddings", "gradients", "activations"],
+        "recorded": ["embeddings", "gradients", "gradient_scores", "activations"],
         "gradient_target": "logit",
         "generation_config": json.dumps({"layers": LAYERS}),
         "seed": 0,

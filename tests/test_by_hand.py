@@ -13,6 +13,9 @@ After "ab": h_1 = (0, 1) + (½, ½) = (½, 1½); gate = (2, −1, 1½), up = (1�
 y = (3½, 2¼); logits (0, 2¼, 3½, −3½): the model writes c. Its logit is f = h₀ + (h₀ + h₁) h₁, so
 ∂f/∂h = (1 + h₁, h₀ + 2 h₁) = (2½, 3½). h_1 = ½ x_0 + 1½ x_1 gives ∂f/∂x_0 = (1¼, 1¾), ∂f/∂x_1 = (3¾, 5¼), and
 gradient × input has norms 1¼ and 5¼: shares 5/26 and 21/26.
+
+The runner-up is b: y₁ = h₁ + h₁ h₀ here, so ∂y₁/∂h = (h₁, 1 + h₀) = (1½, 1½), and ∂(y₀ − y₁)/∂h = (1, 2).
+∂ log-probability of c / ∂h = (1 − P(c) + P(d)) ∂y₀/∂h − P(b) ∂y₁/∂h.
 """
 
 from __future__ import annotations
@@ -30,11 +33,20 @@ EPSILON = 1e12
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory: pytest.TempPathFactory) -> actlake.Generation:
+def paper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("paper")
     _save_paper_model(folder / "model")
-    actlake.capture(folder / "store", str(folder / "model"), ["ab"], max_new_tokens=1, precision="float32")
-    return actlake.open(folder / "store").generation(0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paper(paper_folder: Path) -> actlake.Generation:
+    return _captured(paper_folder, "store")
+
+
+def _captured(folder: Path, name: str, **options: str) -> actlake.Generation:
+    actlake.capture(folder / name, str(folder / "model"), ["ab"], max_new_tokens=1, precision="float32", **options)
+    return actlake.open(folder / name).generation(0)
 
 
 def _save_paper_model(folder: Path) -> None:
@@ -85,6 +97,18 @@ def test_embeddings_are_those_of_the_paper_for_the_last_token_too(paper: actlake
 
 def test_gradients_are_those_of_the_paper(paper: actlake.Generation) -> None:
     np.testing.assert_allclose(paper.gradients(2), [[1.25, 1.75], [3.75, 5.25]], rtol=1e-6)
+
+
+def test_gradients_of_the_contrast_are_those_of_the_paper(paper_folder: Path) -> None:
+    generation = _captured(paper_folder, "contrast", gradient_target="contrast")
+    np.testing.assert_allclose(generation.gradients(2), [[0.5, 1], [1.5, 3]], rtol=1e-6)
+
+
+def test_gradients_of_the_log_probability_are_those_of_the_paper(paper_folder: Path) -> None:
+    _, p_b, p_c, p_d = np.exp([0, 2.25, 3.5, -3.5]) / np.exp([0, 2.25, 3.5, -3.5]).sum()
+    at_h = (1 - p_c + p_d) * np.array([2.5, 3.5]) - p_b * np.array([1.5, 1.5])
+    generation = _captured(paper_folder, "logprob", gradient_target="logprob")
+    np.testing.assert_allclose(generation.gradients(2), [at_h / 2, at_h * 3 / 2], rtol=1e-5)
 
 
 def test_saliency_is_that_of_the_paper(paper: actlake.Generation) -> None:

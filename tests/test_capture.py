@@ -72,7 +72,16 @@ def test_the_same_capture_again_writes_nothing(toy_model: Model, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_new_tokens": 3}, {"precision": "float32"}, {"record": ["activations"]}, {"layers": [1]}, {"seed": 1}],
+    [
+        {"max_new_tokens": 3},
+        {"precision": "float32"},
+        {"record": ["activations"]},
+        {"layers": [1]},
+        {"seed": 1},
+        {"gradient_target": "contrast"},
+        {"gradients": "scores"},
+        {"gradients": "off"},
+    ],
 )
 def test_other_options_are_another_run_with_its_own_numbers(
     toy_model: Model, tmp_path: Path, change: dict[str, Any]
@@ -159,6 +168,37 @@ def test_the_budget_is_near_what_is_written(toy_model: Model, tmp_path: Path) ->
     assert 0.5 < sizes["gradients"] / budget["gradients"] < 1.3
 
 
+def test_the_budget_of_scores_is_near_what_is_written(toy_model: Model, tmp_path: Path) -> None:
+    prompts = ["The countries of the European Union are: 1. Austria"] * 40
+    options = CaptureOptions(max_new_tokens=30, gradients="scores")
+    budget = byte_budget(toy_model, make_plan(toy_model, prompts_from(prompts), options), options)
+    actlake.capture(tmp_path / "s", toy_model, prompts, max_new_tokens=30, gradients="scores")
+    sizes = actlake.open(tmp_path / "s").size().set_index("table")["bytes"]
+    assert sizes["gradients"] == 0
+    assert "gradients" not in budget
+    assert 0.5 < sizes["gradient_scores"] / budget["gradient_scores"] < 1.3
+
+
+def test_gradients_that_are_off_are_as_if_not_recorded(toy_model: Model, tmp_path: Path) -> None:
+    run = actlake.capture(tmp_path / "s", toy_model, ["a"], max_new_tokens=2, gradients="off")
+    same = actlake.capture(tmp_path / "s", toy_model, ["a"], max_new_tokens=2, record=["embeddings", "activations"])
+    store = actlake.open(tmp_path / "s")
+    assert (same.run_id, same.n_captured) == (run.run_id, 0)
+    assert store.sql("select recorded, gradient_target from runs").fetchall() == [(["embeddings", "activations"], None)]
+    with pytest.raises(NotRecorded, match="has no gradients"):
+        store.generation(0).saliency()
+
+
+def test_a_run_that_kept_scores_has_no_vectors_of_gradients(toy_model: Model, tmp_path: Path) -> None:
+    actlake.capture(tmp_path / "s", toy_model, ["a"], max_new_tokens=2, gradients="scores", record=["gradients"])
+    generation = actlake.open(tmp_path / "s").generation(0)
+    assert generation.recorded == {"gradient_scores"}
+    assert generation.saliency().shape == (2, generation.n_tokens - 1)
+    with pytest.raises(NotRecorded, match="recorded gradient_scores; capture again with `--record gradients`"):
+        generation.gradients()
+    assert verify(Location.of(tmp_path / "s"), deep=True).ok
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -166,6 +206,10 @@ def test_the_budget_is_near_what_is_written(toy_model: Model, tmp_path: Path) ->
         ({"record": ["thoughts"]}, "any of embeddings, gradients, activations"),
         ({"max_new_tokens": 0}, "give 1 or more"),
         ({"batch_size": "many"}, "auto"),
+        ({"gradients": "some"}, "choose one of vectors, scores, off"),
+        ({"gradients": "scores", "record": ["activations"]}, "let `record` name gradients"),
+        ({"gradient_tokens": 0}, "give 1 or more"),
+        ({"gradient_target": "loss"}, "choose one of logit, logprob, contrast"),
         ({"temperature": -1}, "0 is greedy"),
         ({"top_p": 0}, "above 0"),
     ],

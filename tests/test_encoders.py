@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +250,26 @@ def test_the_tokens_of_a_wordpiece_tokenizer_are_found_in_the_text(bert_folder: 
     spans = [text[start:end] for start, end in zip(tokens["char_start"], tokens["char_end"], strict=True)]
     assert spans == ["", "The", "capital", "of", "Fr", "ance", "is", "[MASK]", ".", ""]
     assert (generation.completion, list(tokens["rank"].dropna().index)) == ("of", [7])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_a_masked_model_in_half_precision_are_computed_in_float32(
+    bert_folder: Path, bert: Model, tmp_path: Path, dtype: str
+) -> None:
+    half = load_model(str(bert_folder), dtype=dtype)
+    rounded = copy.deepcopy(half.network).float()  # the same weights, rounded, in float32
+    actlake.capture(tmp_path / "half", half, TEXTS[:2], precision="float32", index=False)
+    actlake.capture(tmp_path / "wide", replace(bert, network=rounded), TEXTS[:2], precision="float32", index=False)
+    for generation_id in (0, 1):
+        ours, wide = (actlake.open(tmp_path / name).generation(generation_id) for name in ("half", "wide"))
+        assert ours.completion == wide.completion  # the same token is explained
+        np.testing.assert_allclose(ours.gradients(), wide.gradients(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", [{"gradients": "scores"}, {"gradient_target": "contrast"}])
+def test_what_gradients_of_an_encoder_cannot_be_is_one_clear_error(
+    bert: Model, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidOption, match="is an encoder"):
+        actlake.capture(tmp_path, bert, TEXTS[:1], **option)
+    actlake.capture(tmp_path, bert, TEXTS[:1], record=NO_GRADIENTS, **({} if "gradients" in option else option))

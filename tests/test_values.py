@@ -5,6 +5,7 @@ The oracle runs one text at a time, without padding, hooks on the FFNN's output 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import actlake
 import numpy as np
 import pytest
 import torch
-from actlake.capture import Model
+from actlake.capture import Model, load_model
+from actlake.errors import InvalidOption
+from actlake.queries.saliency import check_method
 from sklearn.decomposition import NMF
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -22,6 +25,16 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 def any_store(any_model: Model, toy_prompts: list[Any], tmp_path_factory: pytest.TempPathFactory) -> actlake.Store:
     path = tmp_path_factory.mktemp("stores") / "any"
     actlake.capture(path, any_model, toy_prompts, max_new_tokens=7, precision="float32", batch_size=3)
+    return actlake.open(path)
+
+
+@pytest.fixture(scope="session")
+def both_kinds(toy_model: Model, toy_prompts: list[Any], tmp_path_factory: pytest.TempPathFactory) -> actlake.Store:
+    """A run that kept vectors of gradients, and the same that kept scores."""
+    path = tmp_path_factory.mktemp("stores") / "kinds"
+    for gradients in ("vectors", "scores"):
+        options = {"precision": "float32", "batch_size": 3, "gradients": gradients}
+        actlake.capture(path, toy_model, toy_prompts, max_new_tokens=6, **options)
     return actlake.open(path)
 
 
@@ -115,6 +128,46 @@ def test_gradients_are_those_of_a_forward_and_backward_per_token(
         assert difference <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("target", ["logprob", "contrast"])
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_gradients_of_other_targets_are_those_of_a_forward_and_backward_per_token(
+    any_model: Model, toy_prompts: list[Any], tmp_path: Path, target: str, temperature: float
+) -> None:
+    options = {"gradient_target": target, "temperature": temperature, "precision": "float32", "batch_size": 3}
+    actlake.capture(tmp_path / "s", any_model, toy_prompts, max_new_tokens=5, **options)
+    store, network = actlake.open(tmp_path / "s"), any_model.network
+    assert store.runs()["gradient_target"].tolist() == [target]
+    for generation in (store.generation(0), store.generation(4)):
+        ids = ids_of(generation)
+        for position in range(generation.n_prompt_tokens, generation.n_tokens):
+            embedding = network.get_input_embeddings()(ids[:, :position]).detach().requires_grad_()
+            logits, token = network(inputs_embeds=embedding).logits[0, -1], int(ids[0, position])
+            others = torch.cat([logits[:token], logits[token + 1 :]])
+            wanted = logits.log_softmax(-1)[token] if target == "logprob" else logits[token] - others.max()
+            wanted.backward()
+            expected = embedding.grad[0].numpy()
+            difference = np.abs(generation.gradients(position) - expected).max()
+            assert difference <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("gradient_tokens", [1, 100, 100_000])
+def test_gradients_of_many_outputs_are_those_of_a_forward_and_backward_per_token(
+    any_model: Model, tmp_path: Path, gradient_tokens: int
+) -> None:
+    prompts = ["a", "One, two, three", " 1, 2"]
+    options = {"precision": "float32", "batch_size": 3, "temperature": 1.0, "gradient_tokens": gradient_tokens}
+    actlake.capture(tmp_path / "s", any_model, prompts, max_new_tokens=36, **options)
+    store, network = actlake.open(tmp_path / "s"), any_model.network
+    for generation in map(store.generation, range(len(prompts))):
+        ids = ids_of(generation)
+        for position in range(generation.n_prompt_tokens, generation.n_tokens, 5):
+            embedding = network.get_input_embeddings()(ids[:, :position]).detach().requires_grad_()
+            network(inputs_embeds=embedding).logits[0, -1, ids[0, position]].backward()
+            expected = embedding.grad[0].numpy()
+            assert generation.gradients(position).shape == (position, 16)
+            assert np.abs(generation.gradients(position) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def test_logprob_rank_and_entropy_are_those_of_log_softmax(any_model: Model, generation: actlake.Generation) -> None:
     ids, tokens = ids_of(generation), generation.tokens
     with torch.no_grad():
@@ -168,6 +221,32 @@ def test_saliency_in_sql_and_as_an_array_is_that_of_numpy(any_store: actlake.Sto
             np.testing.assert_allclose(matrix.scores[row, : int(output)], scores, rtol=1e-6)
             np.testing.assert_allclose(matrix[row, : int(output)], shares, rtol=1e-6, atol=1e-9)
             assert not matrix[row, int(output) :].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_saliency_of_runs_that_kept_scores_is_that_of_runs_that_kept_gradients(
+    both_kinds: actlake.Store, method: str
+) -> None:
+    n = len(both_kinds.generations()) // 2
+    rows = both_kinds.sql("select * from saliency_by(?) order by all", [method]).df()
+    for generation_id in range(n):
+        vectors, scores = both_kinds.generation(generation_id), both_kinds.generation(n + generation_id)
+        expected, found = vectors.saliency(method), scores.saliency(method)
+        np.testing.assert_allclose(
+            found.scores, expected.scores, rtol=1e-5, atol=1e-6 * np.abs(expected.scores).max(initial=0)
+        )
+        in_sql = rows[rows["generation_id"] == n + generation_id]
+        r, c = in_sql["output_position"] - scores.n_prompt_tokens, in_sql["input_position"]
+        assert len(in_sql) == sum(range(scores.n_prompt_tokens, scores.n_tokens))
+        np.testing.assert_allclose(in_sql["score"], found.scores[r, c], rtol=1e-6)
+        np.testing.assert_allclose(in_sql["share"], found[r, c], rtol=1e-6)
+
+
+def test_an_unknown_method_is_one_clear_error(both_kinds: actlake.Store) -> None:
+    with pytest.raises(InvalidOption, match="choose one of grad_x_input"):
+        check_method("magic")
+    with pytest.raises(Exception, match="no saliency method magic; choose grad_x_input"):
+        both_kinds.sql("from saliency_by('magic')").fetchall()
 
 
 def test_the_saliency_view_is_gradient_times_input(any_store: actlake.Store) -> None:
@@ -255,6 +334,30 @@ def test_draws_follow_the_models_distribution(toy_model: Model, tmp_path: Path) 
     counts = np.bincount(drawn, minlength=len(probability))
     deviations = (counts - n * probability) / np.sqrt(n * probability * (1 - probability) + 1)
     assert np.abs(deviations).max() < 5
+
+
+@pytest.mark.parametrize("target", ["logit", "logprob", "contrast"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_a_half_precision_model_are_those_of_its_weights_in_float32(
+    any_folder: Path, tmp_path: Path, dtype: Any, target: str
+) -> None:
+    model = load_model(str(any_folder), dtype=dtype)
+    options = {"max_new_tokens": 20, "precision": "float32", "temperature": 1.0, "gradient_target": target}
+    actlake.capture(tmp_path / "s", model, ["a", " 1, 2, 3,"], **options)
+    wide = copy.deepcopy(model.network).float()
+    for generation in map(actlake.open(tmp_path / "s").generation, range(2)):
+        ids = ids_of(generation)
+        for position in range(generation.n_prompt_tokens, generation.n_tokens, 4):
+            embedding = wide.get_input_embeddings()(ids[:, :position]).detach().requires_grad_()
+            logits, token = wide(inputs_embeds=embedding).logits[0, -1], int(ids[0, position])
+            others = torch.cat([logits[:token], logits[token + 1 :]])
+            {
+                "logit": logits[token],
+                "logprob": logits.log_softmax(-1)[token],
+                "contrast": logits[token] - others.max(),
+            }[target].backward()
+            expected = embedding.grad[0].numpy()
+            assert np.abs(generation.gradients(position) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

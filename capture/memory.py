@@ -1,0 +1,54 @@
+"""How much memory is free, and how many positions' gradients may be held in it."""
+
+from pathlib import Path
+
+import torch
+
+from .models import Model
+
+MOST = {"cpu": 1024}
+MOST_ELSEWHERE = 16384
+"""More positions at once gain nothing on a CPU (decision 009); on other devices it was not measured."""
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def gradient_tokens(model: Model, width: int) -> int:
+    """Positions, of texts of `width`, whose gradients fit into half of what is free: a power of two, at most what gains.
+
+    A position takes about what a block's intermediate values take (60 kB were seen where this says 61).
+    """
+    heads = getattr(model.network.config.get_text_config(), "num_attention_heads", 0)
+    per_position = 4 * (7 * model.anatomy.d_ff + 8 * model.anatomy.d_model + 3 * heads * width)
+    most = MOST.get(model.device.type, MOST_ELSEWHERE)
+    free = free_bytes(model.device)
+    fitting = most if free is None else min(most, free // 2 // per_position)
+    return 1 << max(0, fitting.bit_length() - 1)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can be had, of a CUDA device, or on Linux of this machine within its control group; else None."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type != "cpu":
+        return None
+    free = [value for value in (_available(), _left_of_group()) if value is not None]
+    return min(free, default=None)
+
+
+def _available() -> int | None:
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _left_of_group() -> int | None:
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        return None if limit == "max" else max(0, int(limit) - int((_CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return None
