@@ -72,7 +72,7 @@ class Database:
         """`partly_indexed` is the store's; `check` sees files before they are read; `name_of` gives the name
         by which DuckDB opens a path. From `files` it reads the empty files that stand where nothing is to be read."""
         self._snapshot, self._indexed = snapshot, partly_indexed
-        self._store_files, self._check, self._name_of = files, check, name_of
+        self._store_files, self._check, self._name_of = files, check, cache(name_of)
         tail = {path: snapshot.files[path] for path in partly_indexed}
         self._tail = Snapshot(files=tail)
         self._files: Files = {name: snapshot.of(name) for name in TABLES} | {UNINDEXED: list(tail.values())}

@@ -6,11 +6,12 @@ no commit names do not exist for a reader; a crash leaves at most some of those.
 a checkpoint, so that opening a store does not read its whole history.
 """
 
+import gc
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -197,13 +198,26 @@ class Snapshot:
             raise FormatTooNew(path, found, FORMAT, str(head.get("needs", "a newer version")))
         if hashlib.sha256(second[:-1]).hexdigest() != checksum:
             raise CorruptLog(path, "its checksum does not match its content")
-        body = json.loads(second[:-1])
-        columns = body["files"]
-        columns["ranges"] = [{name: (lo, hi) for name, (lo, hi) in ranges.items()} for ranges in columns["ranges"]]
-        rows = zip(*(columns[name] for name in DataFile.__dataclass_fields__), strict=True)
-        files = {file.path: file for file in (DataFile(*row) for row in rows)}
+        with _no_garbage():
+            body = json.loads(second[:-1])
+            columns = body["files"]
+            columns["ranges"] = [{name: (lo, hi) for name, (lo, hi) in ranges.items()} for ranges in columns["ranges"]]
+            rows = zip(*(columns[name] for name in DataFile.__dataclass_fields__), strict=True)
+            files = {file.path: file for file in (DataFile(*row) for row in rows)}
         reservations = tuple(Reservation(**entry) for entry in body["reservations"])
         return cls(version, files, body["keys"], reservations, body.get("checksum", ""))
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Many objects are made, and none is garbage; looking for some takes longer than making them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Files:
