@@ -153,13 +153,14 @@ def capture(
 ) -> None:
     """Let a model continue prompts, and record what happens inside it.
 
-    PROMPTS are .txt files (a prompt a line) or .jsonl files (`prompt`, or `text` to capture as it stands; every other
-    field becomes metadata). The same command on the same store finishes what is missing and writes nothing twice.
+    PROMPTS are .txt files (a prompt a line), .jsonl, .csv or .parquet files (`prompt`, or `text` to capture as it stands;
+    every other field becomes metadata), folders of Dataset.save_to_disk, or - (standard input). The same command on the same store finishes what is missing and writes nothing twice.
 
     \b
     actlake capture corpus --model smollm2-135m --prompt " 1, 2, 3," --max-new-tokens 30
     actlake capture corpus --model distilbert/distilgpt2 prompts.jsonl --layers 0,3-5 --precision float16
     actlake capture corpus --model ./my-model prompts.txt --dry-run
+    head -100 questions.txt | actlake capture corpus --model ./my-model -
     actlake capture corpus --model ./my-model prompts.txt --ffn "model.layers.{i}.mlp.down_proj"
     """
     options |= {

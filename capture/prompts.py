@@ -1,13 +1,24 @@
 """Prompts: where they come from, and what is wrong with one, by its file and line."""
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ..errors import InvalidOption, InvalidPrompt
+
+TEXTS = ("prompt", "text")
+"""The fields of a record that hold its text; the first that is there counts."""
 
 
 @dataclass(frozen=True)
@@ -29,39 +40,109 @@ class Prompt:
 
 
 def prompts_from(source: Iterable[str | Mapping[str, Any] | Prompt] | os.PathLike[str]) -> list[Prompt]:
-    """Prompts from Python: strings, mappings as in a .jsonl file, or a path to a .txt or .jsonl file.
+    """Prompts from Python: strings, mappings as in a .jsonl file, or a path that `read_prompts` reads.
 
     Raises InvalidPrompt or InvalidOption.
     """
     if isinstance(source, os.PathLike):
         return read_prompts(Path(source))
     if isinstance(source, str):
-        raise InvalidOption("prompts", source, "give a list of prompts, or a pathlib.Path to a .txt or .jsonl file")
+        raise InvalidOption("prompts", source, "give a list of prompts, or a pathlib.Path to a file of them")
     records = ({"prompt": record} if isinstance(record, str) else record for record in source)
     return [_prompt(record, f"prompt {number}") for number, record in enumerate(records, 1)]
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a file: `.txt`, a line each, or `.jsonl`, an object a line with `prompt` or `text`.
+    """The prompts of a file, or of standard input.
 
-    `prompt` is continued by the model, `text` is captured as it stands; every other field becomes metadata. Blank lines
-    of a .jsonl file are passed over. Raises InvalidPrompt, naming file and line, or InvalidOption for another ending.
+    `.txt`       a prompt a line
+    `.jsonl`     an object a line, with `prompt`, which the model continues, or `text`, which is captured as it stands; every
+                 other field becomes metadata. Blank lines are passed over
+    `.csv`       the same with a row for an object; its first row names the columns
+    `.parquet`   the same, and so is a folder that Hugging Face's `Dataset.save_to_disk` wrote
+    `-`          standard input: as .jsonl when it begins with `{`, else as .txt
+
+    Raises InvalidPrompt, naming file and line or row, or InvalidOption for another ending.
     """
-    readers = {".txt": _txt, ".jsonl": _jsonl}
-    if path.suffix not in readers:
-        raise InvalidOption("prompts", str(path), f"prompts come from {' or '.join(readers)} files")
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        prompts = list(_read(path))
     except OSError as error:
-        raise InvalidPrompt(str(path), f"cannot be read: {error.strerror}") from error
-    prompts = list(readers[path.suffix](_decoded(path, lines)))
+        raise InvalidPrompt(str(path), f"cannot be read: {error.strerror or error}") from error
+    except (pa.ArrowInvalid, csv.Error) as error:
+        raise InvalidPrompt(str(path), f"cannot be read: {str(error).splitlines()[0]}") from error
     if not prompts:
         raise InvalidPrompt(str(path), "holds no prompt")
     return prompts
 
 
-def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(lines, 1):
+def _read(path: Path) -> Iterator[Prompt]:
+    if path == Path("-"):
+        data = sys.stdin.buffer.read()
+        reader = _jsonl if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" else _txt
+        return reader(_decoded("standard input", data))
+    if path.is_dir():
+        return _dataset(path)
+    readers: Mapping[str, Callable[[Path], Iterator[Prompt]]] = {
+        ".txt": lambda path: _txt(_decoded(path, path.read_bytes())),
+        ".jsonl": lambda path: _jsonl(_decoded(path, path.read_bytes())),
+        ".csv": _csv,
+        ".parquet": _parquet,
+    }
+    if path.suffix not in readers:
+        kinds = f"{', '.join(readers)} files, a folder of Dataset.save_to_disk, or - (standard input)"
+        raise InvalidOption("prompts", str(path), f"prompts come from {kinds}")
+    return readers[path.suffix](path)
+
+
+def _csv(path: Path) -> Iterator[Prompt]:
+    text = "".join(line for _, line in _decoded(path, path.read_bytes(), keep_ends=True))
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    for row in rows:
+        where = f"{path}, line {rows.line_num}"
+        if None in row or None in row.values():
+            raise InvalidPrompt(where, f"it has not as many fields as the first line, {len(rows.fieldnames or ())}")
+        yield _prompt({name: value for name, value in row.items() if value or name not in TEXTS}, where)
+
+
+def _parquet(path: Path) -> Iterator[Prompt]:
+    with pq.ParquetFile(path) as file:
+        yield from _rows(path, file.iter_batches())
+
+
+def _dataset(path: Path) -> Iterator[Prompt]:
+    if (path / "dataset_dict.json").exists():
+        splits = json.loads((path / "dataset_dict.json").read_bytes())["splits"]
+        raise InvalidOption("prompts", str(path), f"name one of its splits: {', '.join(str(path / s) for s in splits)}")
+    if not (path / "state.json").exists():
+        raise InvalidOption("prompts", str(path), "it is a folder, but not one that Dataset.save_to_disk wrote")
+    names = [each["filename"] for each in json.loads((path / "state.json").read_bytes())["_data_files"]]
+    for name in names:
+        with pa.memory_map(str(path / Path(name).name)) as source, pa.ipc.open_stream(source) as batches:
+            yield from _rows(path / name, batches)
+
+
+def _rows(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[Prompt]:
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            record = {name: _plain(value) for name, value in row.items() if value is not None or name not in TEXTS}
+            yield _prompt(record, f"{path}, row {number}")
+
+
+def _plain(value: object) -> object:
+    """A value of Arrow as JSON has it: times and decimal numbers become texts."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal | timedelta):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def _decoded(path: Path | str, data: bytes, *, keep_ends: bool = False) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(keep_ends), 1):
         where = f"{path}, line {number}"
         try:
             yield where, line.decode()
@@ -90,7 +171,7 @@ def _prompt(record: object, where: str) -> Prompt:
         return record
     if not isinstance(record, Mapping):
         raise InvalidPrompt(where, 'it is not an object with a "prompt" or a "text"')
-    name = next((name for name in ("prompt", "text") if name in record), None)
+    name = next((name for name in TEXTS if name in record), None)
     if name is None:
         raise InvalidPrompt(where, f'it has no "prompt" and no "text", only {", ".join(map(str, record)) or "nothing"}')
     if not isinstance(record[name], str):

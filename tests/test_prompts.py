@@ -1,8 +1,14 @@
 """Prompts are read as they stand, and a bad one is named by its file and line."""
 
+import io
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from actlake.capture import prompts_from, read_prompts
 from actlake.errors import InvalidOption, InvalidPrompt
@@ -60,10 +66,88 @@ def test_an_empty_file_a_missing_file_and_another_ending_are_errors(tmp_path: Pa
         read_prompts(tmp_path / "empty.txt")
     with pytest.raises(InvalidPrompt, match="No such file"):
         read_prompts(tmp_path / "none.txt")
-    with pytest.raises(InvalidOption, match=r"\.txt or \.jsonl"):
+    with pytest.raises(InvalidOption, match=r"\.txt, \.jsonl, \.csv, \.parquet files"):
         read_prompts(tmp_path / "p.docx")
 
 
 def test_a_bare_string_is_not_a_list_of_prompts() -> None:
     with pytest.raises(InvalidOption, match="list of prompts"):
         prompts_from("hello")
+
+
+def _summary(path: Path) -> list[tuple[str, bool, dict[str, Any]]]:
+    return [(prompt.text, prompt.generate, dict(prompt.metadata)) for prompt in read_prompts(path)]
+
+
+def test_a_csv_has_a_row_for_a_prompt_with_commas_quotes_and_line_breaks_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes('\ufeffprompt,kind,text\r\n" 1, ""2"",\nthree",x,\r\n,,captured\r\n'.encode())
+    assert _summary(path) == [(' 1, "2",\nthree', True, {"kind": "x"}), ("captured", False, {"kind": ""})]
+
+
+ROWS = [
+    {"prompt": " 1, 2,", "n": 3, "at": datetime(2026, 1, 2, 3, 4), "price": Decimal("1.50"), "tags": [{"day": date(2026, 1, 2)}]},
+    {"prompt": None, "text": "as it stands", "n": None, "at": None, "price": None, "tags": None},
+]  # fmt: skip
+FROM_ROWS = [
+    (" 1, 2,", True, {"n": 3, "at": "2026-01-02T03:04:00", "price": "1.50", "tags": [{"day": "2026-01-02"}]}),
+    ("as it stands", False, {"n": None, "at": None, "price": None, "tags": None}),
+]
+
+
+def test_a_parquet_file_has_a_row_for_a_prompt_and_its_other_columns_become_metadata(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(
+        ROWS, schema=pa.Table.from_pylist(ROWS[:1]).schema.append(pa.field("text", pa.string()))
+    )
+    pq.write_table(table, tmp_path / "p.parquet", row_group_size=1)
+    assert _summary(tmp_path / "p.parquet") == FROM_ROWS
+
+
+def test_a_folder_that_hugging_faces_datasets_saved_is_read_without_them(tmp_path: Path) -> None:
+    dataset = datasets.Dataset.from_list([{"prompt": f"p{i}", "text": None, "n": i} for i in range(5)])
+    dataset.select([4, 0, 2]).save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    assert _summary(tmp_path / "saved") == [(f"p{i}", True, {"n": i}) for i in (4, 0, 2)]
+    datasets.DatasetDict(train=dataset, test=dataset).save_to_disk(str(tmp_path / "splits"))
+    with pytest.raises(InvalidOption, match=r"name one of its splits: .*splits/train, .*splits/test"):
+        read_prompts(tmp_path / "splits")
+    assert len(read_prompts(tmp_path / "splits/test")) == 5
+    with pytest.raises(InvalidOption, match=r"not one that Dataset\.save_to_disk wrote"):
+        read_prompts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(b"one\n two\n", ["one", " two"]), (b'\n{"prompt": "one"}\n{"text": "two"}\n', ["one", "two"])],
+)
+def test_standard_input_has_a_prompt_a_line_or_json_lines(
+    given: bytes, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    assert [prompt.text for prompt in read_prompts(Path("-"))] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("p.csv", b"prompt,kind\na,b\nc\n", r"p\.csv, line 3: it has not as many fields as the first line, 2"),
+        ("p.csv", b"prompt,kind\na,b,c\n", r"p\.csv, line 2: it has not as many fields as the first line, 2"),
+        ("p.csv", b"promt\na\n", r"p\.csv, line 2: it has no \"prompt\" and no \"text\", only promt"),
+        ("p.csv", b'prompt\n"a\n', r"p\.csv: cannot be read: unexpected end of data"),
+        ("p.csv", b"prompt\na\n\xff\n", r"p\.csv, line 3: it is not UTF-8"),
+        ("p.csv", b"prompt\n", r"p\.csv: holds no prompt"),
+        ("p.parquet", b"PAR1 no", r"p\.parquet: cannot be read: "),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidPrompt, match=problem):
+        read_prompts(tmp_path / name)
+
+
+def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["a", ""], "blob": [b"", b"\xff"]}), tmp_path / "p.parquet")
+    with pytest.raises(InvalidPrompt, match=r"p\.parquet, row 1: its metadata cannot be written as JSON"):
+        read_prompts(tmp_path / "p.parquet")
+    pq.write_table(pa.table({"prompt": ["a", ""]}), tmp_path / "p.parquet")
+    with pytest.raises(InvalidPrompt, match=r"p\.parquet, row 2: the prompt is empty"):
+        read_prompts(tmp_path / "p.parquet")
