@@ -153,8 +153,9 @@ def capture(
 ) -> None:
     """Let a model continue prompts, and record what happens inside it.
 
-    PROMPTS are .txt files (a prompt a line), .jsonl, .csv or .parquet files (`prompt`, or `text` to capture as it stands;
-    every other field becomes metadata), folders of Dataset.save_to_disk, or - (standard input). The same command on the same store finishes what is missing and writes nothing twice.
+    PROMPTS are .txt files (a prompt a line), .jsonl, .csv or .parquet files (`prompt`, maybe with a `completion` that counts as
+    written, or `text` to capture as it stands; every other field becomes metadata), folders of Dataset.save_to_disk, or -
+    (standard input). The same command on the same store finishes what is missing and writes nothing twice.
 
     \b
     actlake capture corpus --model smollm2-135m --prompt " 1, 2, 3," --max-new-tokens 30

@@ -20,7 +20,7 @@ from transformers import (
 from ..errors import InvalidOption
 from .models import Model
 
-FinishReason = Literal["stop", "length", "context"]
+FinishReason = Literal["stop", "length", "context", "given"]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class Work:
-    """One prompt as the model reads it; `max_new_tokens` is 0 for a text that is captured as it stands.
+    """One prompt as the model reads it; `max_new_tokens` is 0 for a text that is captured as it stands, and when `completion_ids`
+    are what counts as written.
 
     `n_masked` positions of it are masked, for a masked language model to fill; `targets` are the tokens to explain there,
     none for the likeliest.
@@ -35,12 +36,13 @@ class Work:
     text: str
     token_ids: tuple[int, ...]
     max_new_tokens: int
+    completion_ids: tuple[int, ...] = ()
     n_masked: int = 0
     targets: tuple[int, ...] = ()
 
     @property
     def max_tokens(self) -> int:
-        return len(self.token_ids) + self.max_new_tokens
+        return len(self.token_ids) + len(self.completion_ids) + self.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Plan:
     def units(self, options: CaptureOptions) -> Iterator[tuple[Work, ...]]:
         """Work in batches: texts of about the same length, that have the same number of tokens to write."""
         for start in range(0, len(self.works), WINDOW):
-            window = sorted(self.works[start : start + WINDOW], key=lambda w: (w.max_new_tokens, len(w.token_ids)))
+            window = sorted(self.works[start : start + WINDOW], key=lambda w: (w.max_new_tokens, w.max_tokens))
             for _, alike in groupby(window, key=lambda work: work.max_new_tokens):
                 yield from _batches(list(alike), options)
 
@@ -106,20 +108,37 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
 
 def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> Work:
     generate = prompt.generate and model.anatomy.is_causal
-    text = _chat(model, prompt.text) if options.chat and generate else prompt.text
+    if prompt.completion and not model.anatomy.is_causal:
+        raise InvalidPrompt(prompt.where, f"it has a completion, but {model.name} is an encoder, which writes nothing")
+    asks = generate or prompt.completion
+    text = _chat(model, prompt.text) if options.chat and asks else prompt.text
     token_ids = tuple(model.tokenizer(text, add_special_tokens=text is prompt.text, verbose=False)["input_ids"])
     if not token_ids:
         raise InvalidPrompt(prompt.where, "the tokenizer makes no token of it")
-    if worst := [token_id for token_id in token_ids if token_id >= model.anatomy.vocab_size]:
+    completion_ids = _completion_ids(model, prompt, text, token_ids) if prompt.completion else ()
+    if worst := [token_id for token_id in token_ids + completion_ids if token_id >= model.anatomy.vocab_size]:
         raise InvalidPrompt(prompt.where, f"the tokenizer gives token {worst[0]}, which the model does not have")
     room = options.max_new_tokens if generate else 0
     if model.context is not None:
-        if len(token_ids) + min(room, 1) > model.context:
-            raise PromptTooLong(prompt.where, len(token_ids), model.context)
+        if (n_tokens := len(token_ids) + len(completion_ids)) + min(room, 1) > model.context:
+            raise PromptTooLong(prompt.where, n_tokens, model.context)
         room = min(room, model.context - len(token_ids))
     n_masked = token_ids.count(model.mask_id) if model.mask_id is not None else 0
     targets = _targets(model, prompt, n_masked) if model.mask_id is not None else ()
-    return Work(index, prompt, text, token_ids, room, n_masked, targets)
+    return Work(index, prompt, text, token_ids, room, completion_ids, n_masked, targets)
+
+
+def _completion_ids(model: Model, prompt: Prompt, text: str, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """The tokens of a supplied completion: as it is cut after its prompt, or alone where that cuts the prompt otherwise."""
+    whole = model.tokenizer(text + prompt.completion, add_special_tokens=text is prompt.text, verbose=False)[
+        "input_ids"
+    ]
+    if tuple(whole[: len(token_ids)]) == token_ids and len(whole) > len(token_ids):
+        return tuple(whole[len(token_ids) :])
+    alone = tuple(model.tokenizer(prompt.completion, add_special_tokens=False, verbose=False)["input_ids"])
+    if not alone:
+        raise InvalidPrompt(prompt.where, "the tokenizer makes no token of its completion")
+    return alone
 
 
 def _targets(model: Model, prompt: Prompt, n_masked: int) -> tuple[int, ...]:

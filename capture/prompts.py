@@ -23,18 +23,20 @@ TEXTS = ("prompt", "text")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, and whether the model is to write after it; `where` names it in messages."""
+    """A text, and whether the model is to write after it, or what it is to be taken to have written; `where` names it in
+    messages."""
 
     text: str
     where: str
     generate: bool = True
+    completion: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.text:
             raise InvalidPrompt(self.where, "the prompt is empty; write some text or remove it")
         try:
-            self.text.encode()
+            (self.text + self.completion).encode()
         except UnicodeEncodeError as error:
             raise InvalidPrompt(self.where, f"the prompt holds half a character (at {error.start})") from error
 
@@ -56,8 +58,9 @@ def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a file, or of standard input.
 
     `.txt`       a prompt a line
-    `.jsonl`     an object a line, with `prompt`, which the model continues, or `text`, which is captured as it stands; every
-                 other field becomes metadata. Blank lines are passed over
+    `.jsonl`     an object a line, with `prompt`, which the model continues unless there is a `completion`, which then counts
+                 as written by it; or `text`, which is captured as it stands. Every other field becomes metadata. Blank
+                 lines are passed over
     `.csv`       the same with a row for an object; its first row names the columns
     `.parquet`   the same, and so is a folder that Hugging Face's `Dataset.save_to_disk` wrote
     `-`          standard input: as .jsonl when it begins with `{`, else as .txt
@@ -176,12 +179,17 @@ def _prompt(record: object, where: str) -> Prompt:
         raise InvalidPrompt(where, f'it has no "prompt" and no "text", only {", ".join(map(str, record)) or "nothing"}')
     if not isinstance(record[name], str):
         raise InvalidPrompt(where, f'its "{name}" is not a text')
-    metadata = {str(key): value for key, value in record.items() if key != name}
+    completion = record.get("completion") or "" if name == "prompt" else ""
+    if not isinstance(completion, str):
+        raise InvalidPrompt(where, 'its "completion" is not a text')
+    taken = {name, "completion"} if name == "prompt" else {name}
+    metadata = {str(key): value for key, value in record.items() if key not in taken}
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidPrompt(where, f"its metadata cannot be written as JSON: {error}") from error
-    return Prompt(record[name], where, generate=name == "prompt", metadata=metadata)
+    generate = name == "prompt" and not completion
+    return Prompt(record[name], where, generate=generate, completion=completion, metadata=metadata)
 
 
 def _refuse_constant(name: str) -> object:

@@ -36,7 +36,7 @@ from ..store import (
     write_table,
 )
 from ..store.schema import RUNS
-from .generate import continuations, finish_reason
+from .generate import FinishReason, continuations, finish_reason
 from .models import Model, load_model
 from .options import CaptureOptions
 from .plan import Plan, Work, byte_budget, make_plan
@@ -196,7 +196,7 @@ def capture_unit(
             for work, what in zip(works, texts, strict=True)
         ]
     room = works[0].max_new_tokens
-    completions: list[list[int]] = [[] for _ in works]
+    completions = [list(work.completion_ids) for work in works]
     if room:
         completions = continuations(model, prompts, room, options.sampling, [work.prompt_index for work in works])
     recorded = replay(
@@ -224,7 +224,9 @@ def _captured_generation(
 ) -> CapturedGeneration:
     text, ids = model.text, [*work.token_ids, *completion]
     char_start, char_end = text.spans(work.text, work.token_ids, completion)
-    reason = finish_reason(completion, model.end_ids, options.max_new_tokens) if work.max_new_tokens else "stop"
+    reason: FinishReason = "given" if work.completion_ids else "stop"
+    if work.max_new_tokens:
+        reason = finish_reason(completion, model.end_ids, options.max_new_tokens)
     return CapturedGeneration(
         generation_id=reservation.first_generation_id + work.prompt_index,
         run_id=reservation.run_id,
@@ -259,7 +261,10 @@ def _gradient_target(options: CaptureOptions) -> GradientTarget | None:
 
 def _key(model: Model, plan: Plan, options: CaptureOptions) -> str:
     """What the run is, as one word: the same for the same model, tokenizer, options and prompts."""
-    prompts = [[work.text, work.max_new_tokens > 0, dict(work.prompt.metadata)] for work in plan.works]
+    prompts = [
+        [work.text, work.max_new_tokens > 0, dict(work.prompt.metadata), *filter(None, [work.prompt.completion])]
+        for work in plan.works
+    ]
     row = _run_row(model, plan, options)
     same = ("model_hash", "tokenizer_hash", "precision", "recorded", "gradient_target", "generation_config", "seed")
     identity = json.dumps([[row[name] for name in same], prompts], sort_keys=True)

@@ -132,7 +132,11 @@ GENERATIONS = Table(
         ),
         Column("n_prompt_tokens", COUNT, "tokens of the prompt"),
         Column("n_tokens", COUNT, "tokens of prompt and completion"),
-        Column("finish_reason", TEXT, "stop (the model ended it), length (max_new_tokens) or context (no room left)"),
+        Column(
+            "finish_reason",
+            TEXT,
+            "stop (the model ended it), length (max_new_tokens), context (no room left) or given (supplied)",
+        ),
         Column("metadata", TEXT, "JSON: every other field of the prompt's record"),
     ),
 )

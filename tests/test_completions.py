@@ -1,0 +1,79 @@
+"""A completion that is supplied is recorded as if the model had written it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import actlake
+import numpy as np
+import pytest
+from actlake.capture import Model
+from actlake.errors import InvalidPrompt, PromptTooLong
+from actlake.store import Location, verify
+
+PROMPTS = [" 1, 2, 3,", "One, two,", "keys Austria"]
+
+
+def test_what_the_model_wrote_is_recorded_alike_when_it_is_supplied(toy_model: Model, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"max_new_tokens": 6, "precision": "float32", "index": False}
+    actlake.capture(tmp_path / "written", toy_model, PROMPTS, **how)
+    written = [actlake.open(tmp_path / "written").generation(i) for i in range(3)]
+    records = [{"prompt": g.prompt, "completion": g.completion, "n": i} for i, g in enumerate(written)]
+    actlake.capture(tmp_path / "supplied", toy_model, records, **how)
+    supplied = [actlake.open(tmp_path / "supplied").generation(i) for i in range(3)]
+    n_same = 0
+    for theirs, ours in zip(written, supplied, strict=True):
+        assert (ours.prompt, ours.completion, ours.finish_reason) == (theirs.prompt, theirs.completion, "given")
+        if ours.tokens["token_id"].tolist() != theirs.tokens["token_id"].tolist():
+            continue  # the same text can be cut in several ways
+        n_same += 1
+        assert ours.tokens["is_generated"].tolist() == theirs.tokens["is_generated"].tolist()
+        np.testing.assert_allclose(ours.tokens["logprob"][1:], theirs.tokens["logprob"][1:], atol=1e-5)
+        np.testing.assert_allclose(ours.activations(), theirs.activations(), atol=1e-5)
+        np.testing.assert_allclose(ours.gradients(), theirs.gradients(), atol=1e-5)
+    assert n_same
+    assert [json.loads(json.dumps(dict(g.metadata))) for g in supplied] == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+def test_any_completion_has_gradients_and_shares_for_each_of_its_tokens(toy_model: Model, tmp_path: Path) -> None:
+    records = [
+        {"prompt": "One,", "completion": " keys Austria"},
+        {"prompt": "One,", "completion": " two"},
+        {"prompt": "One,"},
+        {"text": "One, two"},
+        {"prompt": "a", "completion": None},
+    ]
+    run = actlake.capture(tmp_path, toy_model, records, max_new_tokens=3)
+    store = actlake.open(tmp_path)
+    first = store.generation(0)
+    tokens = first.tokens
+    assert first.text == "One, keys Austria"
+    cut = [first.text[start:end] for start, end in zip(tokens["char_start"], tokens["char_end"], strict=True)]
+    assert "".join(cut[first.n_prompt_tokens :]) == " keys Austria"
+    assert first.saliency().shape == (first.n_tokens - first.n_prompt_tokens, first.n_tokens - 1)
+    np.testing.assert_allclose(first.saliency().sum(axis=1), 1, atol=1e-5)
+    assert [store.generation(i).finish_reason for i in range(5)] == ["given", "given", "length", "stop", "length"]
+    assert store.generation(3).n_tokens == store.generation(3).n_prompt_tokens
+    assert verify(Location.of(tmp_path), deep=True).ok
+    again = actlake.capture(tmp_path, toy_model, records, max_new_tokens=3)
+    assert (again.run_id, again.n_captured) == (run.run_id, 0)
+    other = actlake.capture(tmp_path, toy_model, [records[0] | {"completion": " two"}, *records[1:]], max_new_tokens=3)
+    assert other.run_id != run.run_id
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [({"completion": 3}, '"completion" is not a text'), ({"completion": "\ud800"}, "half a character")],
+)
+def test_a_bad_completion_is_named(toy_model: Model, tmp_path: Path, record: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidPrompt, match=f"prompt 2: .*{problem}"):
+        actlake.capture(tmp_path / "s", toy_model, ["good", {"prompt": "a"} | record])
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_completion_that_leaves_the_context_is_named(toy_model: Model, tmp_path: Path) -> None:
+    assert toy_model.context
+    with pytest.raises(PromptTooLong, match="prompt 1"):
+        actlake.capture(tmp_path / "s", toy_model, [{"prompt": "a", "completion": " 1" * (2 * toy_model.context)}])
