@@ -44,6 +44,7 @@ def run(what: str, store: str, event: int | None, counted: int) -> None:
 
 
 def main() -> None:
+    stores.load_kernels()
     for line in sys.stdin:
         order = json.loads(line)
         reading, counted = os.pipe()

@@ -126,3 +126,19 @@ def save_factors(location: Location) -> None:
     """Save a factorization of generation 0 in both layers, and one of generation 1 in the second."""
     save_factorization(Log(location), a_factorization(0, k=2))
     save_factorization(Log(location), a_factorization(1, k=3, layers=LAYERS[1:]))
+
+
+def load_kernels() -> None:
+    """Have what is compiled in this process, for those that it forks: loading it takes each of them half a second of a core."""
+    from actlake.store import kernels
+    from actlake.store.parquet import vector_page, vectors_in
+    from actlake.store.partials import _Block
+    from actlake.store.precision import rounded
+
+    values = rounded(np.ones((3, 8), np.float32), "bfloat16")
+    page = vector_page(values)
+    vectors_in(b"".join([page.header, *page.pieces]), values)
+    _Block(values)
+    places = np.arange(8)
+    kernels.scatter(values, places, np.empty_like(values))
+    kernels.turn(np.ones((8, 5), np.float32)[:, :3].T, places, np.empty_like(values))

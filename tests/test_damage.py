@@ -54,8 +54,11 @@ ANSWERS: Answers = {
     **{f"sql {name}": partial(_sql, f"from {name} order by all") for name in TABLES},
     **{
         f"sql {name}": partial(_sql, f"from {name} order by all")
-        for name in ("activations", "saliency", "neuron_stats", "neuron_examples")
+        for name in ("activations", "neuron_stats", "neuron_examples")
     },
+    "sql saliency": partial(  # of both tables, whose rows come in any order: sums differ in their last digits
+        _sql, "select * replace (round(share, 9) as share) from saliency order by all"
+    ),
     **{f"rows {name}": partial(_rows, name) for name in TABLES},
     **{f"batches {name}": partial(_batches, name) for name in VECTORS},
     **{f"neuron {path}": partial(_neuron, path) for path in ("by_token", "by_neuron")},

@@ -135,6 +135,7 @@ WORK: dict[str, Callable[..., None]] = {
 
 def main() -> None:
     store, children = sys.argv[1], []
+    stores.load_kernels()
     for work, arguments in json.loads(sys.stdin.read()):
         child = os.fork()
         if child == 0:
