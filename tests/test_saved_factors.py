@@ -22,7 +22,7 @@ LAYERS = (3, 0)
 """Of the generations, in an order of their own."""
 
 TABLES = ("factorizations", "factor_tokens", "factor_neurons")
-ROWS = ("tokens", "activation_vectors", "embeddings", "gradients")
+ROWS = ("tokens", "activation_vectors", "embeddings", "gradient_scores")
 
 
 @pytest.fixture
@@ -200,7 +200,10 @@ class TestSavingAtOnce:
 
 @pytest.fixture
 def joined(store: actlake.Store) -> tuple[actlake.Store, Factors]:
-    """A store with three factorizations, and the second, which is of generations 0 and 3, in hand."""
+    """A store with three factorizations, and the second, of generations 0 and 3, in hand; its saliency is of scores."""
+    vectors = [file.path for file in store.snapshot.of("gradients")]
+    Log(store.location).commit(lambda _: Commit("drop", "drop", remove=vectors))
+    store.refresh()
     store.save(store.generation(1).factors(2))
     factors = factors_of(store, 0, 3)
     assert store.save(factors, name="two generations") == 1
