@@ -6,6 +6,7 @@ from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
@@ -13,7 +14,7 @@ from ..errors import InvalidOption, MissingLibrary
 from ..store.footers import Footers
 from ..store.location import Location
 from ..store.log import DataFile, Snapshot
-from ..store.schema import TABLES
+from ..store.schema import TABLES, VECTOR
 
 if TYPE_CHECKING:
     from datasets import IterableDatasetDict
@@ -24,19 +25,23 @@ _BATCH_ROWS = 256  # a row of `activation_vectors` can have 100 kB
 def arrow_dataset(location: Location, snapshot: Snapshot, table: str) -> pads.Dataset:
     """A table's files as a dataset, with what the log knows of each: a filter on key columns leaves the others closed.
 
-    Raises InvalidOption for a name that is no table, MissingFile or CorruptFile for a file whose footer is damaged.
+    Raises InvalidOption for a name that is no table, MissingFile or CorruptFile for a file whose footer is damaged. Where a
+    column is a list, but no vector, the files are read whole and any damage is found: pyarrow by itself may cut a list short
+    (decision 008).
     """
     if table not in TABLES:
         raise InvalidOption("table", table, f"choose one of {', '.join(TABLES)} (views and queries: `sql`, `export`)")
-    files = snapshot.of(table)
-    Footers(location).check(files)
+    files, footers = snapshot.of(table), Footers(location)
+    footers.check(files)
+    if any(pa.types.is_list(column.type) and column.type != VECTOR for column in TABLES[table].columns):
+        footers.check_bytes(files)
     return _dataset(location, table, files)
 
 
 def hugging_face_datasets(
     location: Location, snapshot: Snapshot, tables: Sequence[str] | None = None
 ) -> "IterableDatasetDict":
-    """Tables as streaming datasets, by name; a file is a shard of its dataset. Nothing is read before one is iterated.
+    """Tables as streaming datasets, by name; a file is a shard of its dataset. Rows are read when one is iterated.
 
     Raises as `arrow_dataset` does; MissingLibrary without Hugging Face's `datasets`.
     """

@@ -480,6 +480,20 @@ def test_a_check_that_is_not_deep_reports_a_damaged_page_and_does_not_crash(stor
         assert path.name in problem
 
 
+@pytest.mark.parametrize("table", ["runs", "segments", "neuron_partials", "factorizations"])
+def test_an_arrow_dataset_of_a_table_with_lists_is_not_given_when_a_page_header_is_damaged(
+    store: Path, table: str
+) -> None:
+    _, path = file_of(store, table)
+    opened = actlake.open(store)
+    for header in page_headers(path)[-2:]:
+        with flipped(path, header.start + 1, 2):
+            for ask in (opened.arrow, lambda name: opened.to_datasets([name])):
+                with pytest.raises(CorruptFile, match=re.escape(path.name)):
+                    ask(table)
+    assert opened.arrow(table).count_rows()
+
+
 def test_a_commit_names_its_parent(store: Path) -> None:
     chain = [json.loads(entry(store, version).read_text()) for version in range(LAST + 1)]
     assert [commit["parent"] for commit in chain] == ["", *(commit["checksum"] for commit in chain[:-1])]
