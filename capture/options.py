@@ -93,3 +93,9 @@ class CaptureOptions:
 
     def records(self, what: Record | Literal["gradient_scores"]) -> bool:
         return what in self.recorded
+
+    @property
+    def target(self) -> GradientTarget | None:
+        """What gradients are of, None where none are wanted."""
+        wanted = self.records("gradients") or self.records("gradient_scores")
+        return self.gradient_target if wanted else None

@@ -69,7 +69,7 @@ def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) 
     layers = tuple(sorted(set(range(model.anatomy.n_layers) if options.layers is None else options.layers)))
     if unknown := [layer for layer in layers if not 0 <= layer < model.anatomy.n_layers]:
         raise UnknownLayer(unknown, range(model.anatomy.n_layers))
-    wants_gradients = options.records("gradients") or options.records("gradient_scores")
+    wants_gradients = options.target is not None
     if wants_gradients and not model.anatomy.is_causal and model.mask_id is None:
         wanted = f"{model.name} is an encoder that predicts no token, so there are no gradients; leave them out"
         raise InvalidOption("record", ",".join(options.record), wanted)

@@ -1,0 +1,136 @@
+"""What a run is, and where the store has it: its key, its row, its numbers, and which of its generations are there.
+
+A run is identified by what it is: model, tokenizer, options and prompts. Its number and its generations' numbers are
+reserved by its first commit, so the same command finds its run again, skips what is there and writes the same numbers.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+
+from ..store import CapturedGeneration, Commit, DataFile, Location, Log, Reader, Reservation, Snapshot, write_table
+from ..store.schema import RUNS
+from .models import Model
+from .options import CaptureOptions
+from .plan import Plan
+
+
+def run_key(model: Model, plan: Plan, options: CaptureOptions) -> str:
+    """What the run is, as one word: the same for the same model, tokenizer, options and prompts."""
+    prompts = [
+        [work.text, work.max_new_tokens > 0, dict(work.prompt.metadata), *filter(None, [work.prompt.completion])]
+        for work in plan.works
+    ]
+    row = run_row(model, plan, options)
+    same = ("model_hash", "tokenizer_hash", "precision", "recorded", "gradient_target", "generation_config", "seed")
+    identity = json.dumps([[row[name] for name in same], prompts], sort_keys=True)
+    return f"run/{hashlib.sha256(identity.encode()).hexdigest()}"
+
+
+def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]:
+    """The row of `runs`, without the number that the store gives it."""
+    anatomy = model.anatomy
+    how = {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "chat": options.chat,
+        "end_ids": model.end_ids,
+        "dtype": model.dtype,
+        "layers": plan.layers,
+        "ffn": anatomy.ffn,
+        **({} if anatomy.is_causal else {"attention": "bidirectional"}),
+    }
+    libraries = ("actlake", "torch", "transformers", "tokenizers", "pyarrow")
+    return {
+        "name": options.name or model.name,
+        "model": model.name,
+        "model_revision": model.revision,
+        "model_hash": model.hash,
+        "tokenizer_hash": model.tokenizer_hash,
+        "architecture": type(model.network).__name__,
+        "n_layers": anatomy.n_layers,
+        "d_model": anatomy.d_model,
+        "d_ff": anatomy.d_ff,
+        "vocab_size": anatomy.vocab_size,
+        "precision": options.precision,
+        "recorded": list(options.recorded),
+        "gradient_target": options.target,
+        "generation_config": json.dumps(how),
+        "seed": options.seed,
+        "versions": json.dumps({library: metadata.version(library) for library in libraries}),
+        "created_at": datetime.now(UTC).replace(tzinfo=None),
+        "status": "capturing",
+    }
+
+
+def register(log: Log, key: str, row: Mapping[str, Any], n_generations: int) -> Reservation:
+    """The numbers of the run: those that it has already, or new ones."""
+
+    def build(snapshot: Snapshot) -> Commit | None:
+        if key in snapshot.keys:
+            return None
+        reservation = Reservation(snapshot.next_run_id, snapshot.next_generation_id, n_generations)
+        rows = pa.Table.from_pylist([{**row, "run_id": reservation.run_id}], schema=RUNS.arrow)
+        return Commit("register", key, [write_table(log.location, RUNS, rows)], reserve=reservation)
+
+    reservation = log.read(log.commit(build).keys[key]).reserve
+    assert reservation is not None, "a run is registered with its numbers"
+    return reservation
+
+
+def commit_unit(
+    log: Log, captured: "CapturedIds", generations: Sequence[CapturedGeneration], files: Sequence[DataFile]
+) -> Snapshot:
+    """Commit a unit, or delete its files if another process has committed some of it meanwhile; the snapshot after."""
+    ids = {generation.generation_id for generation in generations}
+    key = f"generations/{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()}"
+    snapshot = log.commit(lambda s: None if ids & captured.of(s) else Commit("capture", key, files))
+    for file in files:
+        if file.path not in snapshot.files:
+            log.location.delete(file.path)
+    return snapshot
+
+
+def complete(log: Log, key: str, run_id: int) -> None:
+    """Replace the run's row by one that says that it is complete."""
+    reader = Reader(log.location)
+
+    def build(snapshot: Snapshot) -> Commit | None:
+        if f"{key}/complete" in snapshot.keys:
+            return None
+        for old in snapshot.of(RUNS.name, run_id=run_id):  # one of them has it, and other runs too after a compaction
+            rows = reader.rows(Snapshot(files={old.path: old}), RUNS.name).to_pylist()
+            if run_id in [row["run_id"] for row in rows]:
+                break
+        said = [row | {"status": "complete"} if row["run_id"] == run_id else row for row in rows]
+        new = write_table(log.location, RUNS, pa.Table.from_pylist(said, schema=RUNS.arrow))
+        return Commit("complete", f"{key}/complete", [new], remove=[old.path])
+
+    log.commit(build)
+
+
+class CapturedIds:
+    """Which of a run's generations a snapshot holds; each file is read once. What was captured once stays so."""
+
+    def __init__(self, location: Location, reservation: Reservation) -> None:
+        self._reader = Reader(location)
+        self._ids = reservation.generation_ids
+        self._found: set[int] = set()
+        self._paths: set[str] = set()
+
+    def of(self, snapshot: Snapshot) -> set[int]:
+        if not self._ids:
+            return set()
+        for file in snapshot.of("generations", generation_id=(self._ids.start, self._ids.stop - 1)):
+            if file.path not in self._paths:
+                rows = self._reader.rows(Snapshot(files={file.path: file}), file.table, columns=["generation_id"])
+                self._found |= set(rows["generation_id"].to_pylist()) & set(self._ids)
+                self._paths.add(file.path)
+        return set(self._found)

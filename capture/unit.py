@@ -1,0 +1,84 @@
+"""One batch of a run: generated or given, replayed, and made ready for a shard; nothing is written here."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..store import CapturedGeneration, CapturedTokens, Reservation
+from .generate import FinishReason, continuations, finish_reason
+from .models import Model
+from .options import CaptureOptions
+from .plan import Work
+from .replay import Recorded, replay, replay_encoder
+
+
+def capture_unit(
+    model: Model, works: Sequence[Work], layers: Sequence[int], options: CaptureOptions, reservation: Reservation
+) -> list[CapturedGeneration]:
+    """Generate and replay one batch; nothing is written."""
+    prompts = [work.token_ids for work in works]
+    if not model.anatomy.is_causal:
+        texts = replay_encoder(
+            model, prompts, [work.targets for work in works], layers=layers, gradients=options.records("gradients")
+        )
+        return [
+            _captured_generation(model, work, [], what, options, reservation)
+            for work, what in zip(works, texts, strict=True)
+        ]
+    room = works[0].max_new_tokens
+    completions = [list(work.completion_ids) for work in works]
+    if room:
+        completions = continuations(model, prompts, room, options.sampling, [work.prompt_index for work in works])
+    recorded = replay(
+        model,
+        [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)],
+        [len(prompt) for prompt in prompts],
+        layers=layers,
+        gradients=options.target,
+        scores=options.records("gradient_scores"),
+        gradient_tokens=options.gradient_tokens,
+    )
+    return [
+        _captured_generation(model, work, completion, what, options, reservation)
+        for work, completion, what in zip(works, completions, recorded, strict=True)
+    ]
+
+
+def _captured_generation(
+    model: Model,
+    work: Work,
+    completion: Sequence[int],
+    recorded: Recorded,
+    options: CaptureOptions,
+    reservation: Reservation,
+) -> CapturedGeneration:
+    text, ids = model.text, [*work.token_ids, *completion]
+    char_start, char_end = text.spans(work.text, work.token_ids, completion)
+    reason: FinishReason = "given" if work.completion_ids else "stop"
+    if work.max_new_tokens:
+        reason = finish_reason(completion, model.end_ids, options.max_new_tokens)
+    return CapturedGeneration(
+        generation_id=reservation.first_generation_id + work.prompt_index,
+        run_id=reservation.run_id,
+        prompt_index=work.prompt_index,
+        prompt=work.text,
+        completion=text.completion(completion) or " ".join(text.text_of(target).strip() for target in recorded.targets),
+        n_prompt_tokens=len(work.token_ids),
+        finish_reason=reason,
+        metadata=work.prompt.metadata,
+        tokens=CapturedTokens(
+            token_id=np.array(ids, np.int32),
+            token=[text.text_of(token_id) for token_id in ids],
+            char_start=char_start,
+            char_end=char_end,
+            is_special=np.array([text.is_special(token_id) for token_id in ids]),
+            logprob=recorded.logprob,
+            rank=recorded.rank,
+            entropy=recorded.entropy,
+        ),
+        embeddings=recorded.embeddings if options.records("embeddings") else None,
+        activations=recorded.activations if options.records("activations") else None,
+        gradients=recorded.gradients if options.records("gradients") else None,
+        gradient_scores=recorded.gradients if options.records("gradient_scores") else None,
+        masked=recorded.masked,
+    )
