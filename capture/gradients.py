@@ -1,11 +1,11 @@
-"""Gradients of every generated token's target with respect to the embeddings before it, from few graphs.
+"""Gradients of every explained token's target with respect to the embeddings that it was predicted from, from few graphs.
 
 Rows of a batch do not touch each other, so one backward pass serves one output position of every row; several output
 positions go through the graph at once as a batch of vector-Jacobian products. The unembedding is left out of them: what
 it does at one position depends on that position alone, so a single backward pass through it gives the gradient at the
-last hidden state for all outputs together, and the products start there. An output sees nothing after itself: the earlier
-ones go through graphs of the texts cut short, where the forward pass that makes such a graph takes less than it saves;
-and texts of different lengths each go alone, where padding them takes more than a forward pass for each.
+last hidden state for all outputs together, and the products start there. A causal model's output sees nothing after itself:
+the earlier ones go through graphs of the texts cut short, where the forward pass that makes such a graph takes less than it
+saves; and texts of different lengths each go alone, where padding them takes more than a forward pass for each.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from math import ceil
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from ..store import GradientTarget
@@ -35,40 +35,55 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A token that is explained: the position whose last hidden state predicts it, and how many embeddings that one sees."""
+
+    at: int
+    token_id: int
+    n_inputs: int
+
+
+@dataclass(frozen=True)
 class _Step:
-    """Output positions, at most one of each row, that one product serves."""
+    """Outputs, at most one of each row, that one product serves."""
 
     rows: tuple[int, ...]
-    positions: tuple[int, ...]
+    outputs: tuple[Output, ...]
 
     @property
     def width(self) -> int:
-        return max(self.positions)
+        return max(output.n_inputs for output in self.outputs)
+
+
+def written_outputs(ids: Sequence[int], n_prompt_tokens: int) -> list[Output]:
+    """The tokens that a causal model wrote after its prompt: each sees what is before it."""
+    return [Output(position - 1, ids[position], position) for position in range(n_prompt_tokens, len(ids))]
+
+
+def masked_outputs(masked: Sequence[int], targets: Sequence[int], n_tokens: int) -> list[Output]:
+    """The tokens at a text's masked positions: each sees the whole text."""
+    return [Output(position, target, n_tokens) for position, target in zip(masked, targets, strict=True)]
 
 
 def target_gradients(
     last_hidden: Float[Tensor, "batch pos d_last"],
     logits: Float[Tensor, "batch pos vocab"],
-    ids: Int[Tensor, "batch pos"],
-    n_prompt_tokens: Sequence[int],
-    n_tokens: Sequence[int],
+    outputs: Sequence[Sequence[Output]],
     target: GradientTarget,
 ) -> Float[Tensor, "batch pos d_last"]:
-    """For each output position `t`, at `t - 1`: ∂ target of its token / ∂ the hidden state that predicted it.
+    """For each output of each row, where it is predicted: ∂ target of its token / ∂ the hidden state there.
 
     Frees the graph between the two.
     """
-    bounds = enumerate(zip(n_prompt_tokens, n_tokens, strict=True))
-    outputs = [(row, position) for row, (p, n) in bounds for position in range(p, n)]
-    rows, positions = torch.tensor(outputs, device=ids.device).T
-    tokens = ids[rows, positions]
-    values = logits[rows, positions - 1, tokens].float()
+    places = [(row, output.at, output.token_id) for row, of_row in enumerate(outputs) for output in of_row]
+    rows, positions, tokens = torch.tensor(places, device=logits.device).T
+    values = logits[rows, positions, tokens].float()
     if target == "logprob":
-        values = values - logits[rows, positions - 1].float().logsumexp(-1)
+        values = values - logits[rows, positions].float().logsumexp(-1)
     elif target == "contrast":
-        first, second = logits.detach()[rows, positions - 1].topk(2).indices.T
+        first, second = logits.detach()[rows, positions].topk(2).indices.T
         runner_up = torch.where(first == tokens, second, first)
-        values = values - logits[rows, positions - 1, runner_up].float()
+        values = values - logits[rows, positions, runner_up].float()
     (gradient,) = torch.autograd.grad(values.sum(), last_hidden)
     return gradient
 
@@ -77,29 +92,27 @@ def output_gradients(
     at_hidden: Float[Tensor, "batch pos d_last"],
     whole: Graph,
     cut_short: Callable[[Sequence[int], int], Graph],
-    n_prompt_tokens: Sequence[int],
-    n_tokens: Sequence[int],
+    outputs: Sequence[Sequence[Output]],
     *,
     scores: bool,
     tokens_at_once: int,
 ) -> list[list[Float32[np.ndarray, "inputs width"]]]:
-    """For each text, for each output position `t` from `n_prompt_tokens` on, ∂ its target / ∂ embedding 0 … t-1.
+    """For each text, for each of its outputs, by ascending position, ∂ its target / ∂ each embedding that it sees.
 
     With `scores`, what `gradient_scores` has of each of those vectors instead.
 
     `at_hidden` is of `target_gradients`; `cut_short(rows, width)` gives a graph of their first `width` positions.
     `tokens_at_once` bounds memory: products over about that many positions are held together. Frees the graphs.
     """
-    bounds = list(zip(n_prompt_tokens, n_tokens, strict=True))
-    together = _steps(bounds)
-    alone = {row: _steps([bound]) for row, bound in enumerate(bounds) if bound[1] > bound[0]}
-    work = [(range(len(bounds)), together)]
+    together = _steps(outputs)
+    alone = {row: _steps([of_row]) for row, of_row in enumerate(outputs) if of_row}
+    work = [(range(len(outputs)), together)]
     if (
         sum(group_starts(_widths(steps), FORWARD)[0] for steps in alone.values())
-        < len(bounds) * group_starts(_widths(together))[0]
+        < len(outputs) * group_starts(_widths(together))[0]
     ):
         work = [(range(row, row + 1), steps) for row, steps in alone.items()]
-    gradients: list[dict[int, Float32[np.ndarray, "inputs width"]]] = [{} for _ in n_tokens]
+    gradients: list[dict[int, Float32[np.ndarray, "inputs width"]]] = [{} for _ in outputs]
     for rows, steps in work:
         at_rows, end = at_hidden[rows.start : rows.stop], len(steps)
         for start in reversed(group_starts(_widths(steps))[1]):
@@ -111,10 +124,10 @@ def output_gradients(
                 products = _products(graph, of_part, at_rows, keep=number < n_passes)
                 kept = (_scores(products, graph.embedding.detach()) if scores else products).cpu()
                 for product, step in zip(kept, of_part, strict=True):
-                    for row, position in zip(step.rows, step.positions, strict=True):
-                        gradients[rows[row]][position] = product[row, :position].numpy().copy()
+                    for row, output in zip(step.rows, step.outputs, strict=True):
+                        gradients[rows[row]][output.at] = product[row, : output.n_inputs].numpy().copy()
             end = start
-    return [[of_row[position] for position in sorted(of_row)] for of_row in gradients]
+    return [[of_row[at] for at in sorted(of_row)] for of_row in gradients]
 
 
 def group_starts(widths: Sequence[int], last: float = 0.0) -> tuple[float, list[int]]:
@@ -142,11 +155,11 @@ def _scores(
     return torch.stack([g_x.norm(dim=-1), g.norm(dim=-1), g_x.sum(-1), g_x.abs().sum(-1)], dim=-1).float()
 
 
-def _steps(bounds: Sequence[tuple[int, int]]) -> list[_Step]:
-    """The outputs of rows that have these prompts' and texts' lengths, by ascending width."""
+def _steps(outputs: Sequence[Sequence[Output]]) -> list[_Step]:
+    """The first output of each row together, then the second, and so on; by ascending width."""
     pairs = [
-        [(row, p + number) for row, (p, n) in enumerate(bounds) if p + number < n]
-        for number in range(max(n - p for p, n in bounds))
+        [(row, of_row[number]) for row, of_row in enumerate(outputs) if number < len(of_row)]
+        for number in range(max(map(len, outputs)))
     ]
     return sorted((_Step(*zip(*each, strict=True)) for each in pairs), key=lambda step: step.width)
 
@@ -160,9 +173,9 @@ def _products(
 ) -> Float[Tensor, "step batch pos d_model"]:
     """Each step's gradients of its outputs; `keep` the graph for more."""
     places = [
-        (index, row, position - 1)
+        (index, row, output.at)
         for index, step in enumerate(steps)
-        for row, position in zip(step.rows, step.positions, strict=True)
+        for row, output in zip(step.rows, step.outputs, strict=True)
     ]
     index, rows, positions = torch.tensor(places, device=at_hidden.device).T
     seeds = at_hidden.new_zeros(len(steps), *graph.last_hidden.shape)

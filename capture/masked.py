@@ -1,7 +1,4 @@
-"""What a masked language model says at each masked position of a text, and the gradients of that.
-
-It reads all positions at once: a gradient is with respect to every embedding of the text, the mask's own and later ones too.
-"""
+"""What a masked language model says at each masked position of a text."""
 
 from collections.abc import Sequence
 
@@ -27,26 +24,3 @@ def masked_predictions(logits: Float[Tensor, "n vocab"], masked: Sequence[int], 
         rank[position] = int((logprobs > logprobs[target]).sum()) + 1
         entropy[position] = torch.special.entr(logprobs.exp()).sum().item()
     return logprob, rank, entropy
-
-
-def masked_gradients(
-    embedding: Float[Tensor, "batch pos d_model"],
-    logits: Float[Tensor, "batch pos vocab"],
-    masked: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-    n_tokens: Sequence[int],
-) -> list[list[Float32[np.ndarray, "_ d_model"]]]:
-    """For each text, for each of its masked positions, ∂ logit of its target / ∂ every embedding of the text.
-
-    Rows of a batch do not touch each other, so a backward pass serves the first mask of every row, the next the second.
-    """
-    gradients: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in masked]
-    steps = max(map(len, masked), default=0)
-    for step in range(steps):
-        rows = [row for row, positions in enumerate(masked) if step < len(positions)]
-        logit = torch.stack([logits[row, masked[row][step], targets[row][step]] for row in rows]).sum()
-        (gradient,) = torch.autograd.grad(logit, embedding, retain_graph=step + 1 < steps)
-        moved = gradient.to("cpu", torch.float32)
-        for row in rows:
-            gradients[row].append(moved[row, : n_tokens[row]].numpy().copy())
-    return gradients

@@ -69,14 +69,9 @@ def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) 
     layers = tuple(sorted(set(range(model.anatomy.n_layers) if options.layers is None else options.layers)))
     if unknown := [layer for layer in layers if not 0 <= layer < model.anatomy.n_layers]:
         raise UnknownLayer(unknown, range(model.anatomy.n_layers))
-    wants_gradients = options.target is not None
-    if wants_gradients and not model.anatomy.is_causal and model.mask_id is None:
+    if options.target and not model.anatomy.is_causal and model.mask_id is None:
         wanted = f"{model.name} is an encoder that predicts no token, so there are no gradients; leave them out"
         raise InvalidOption("record", ",".join(options.record), wanted)
-    if wants_gradients and not model.anatomy.is_causal:
-        for name, only in (("gradients", "vectors"), ("gradient_target", "logit")):
-            if (asked := getattr(options, name)) != only:
-                raise InvalidOption(name, asked, f"{model.name} is an encoder, where it can be {only} alone")
     if options.chat and not model.anatomy.is_causal:
         raise InvalidOption("chat", True, f"{model.name} is an encoder, which answers nothing")
     works = [_work(model, index, prompt, options) for index, prompt in enumerate(prompts)]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..store import GradientTarget
 from . import memory
 from .float32 import in_float32
-from .gradients import Graph, output_gradients, target_gradients
-from .masked import masked_gradients, masked_predictions, masked_targets
+from .gradients import Graph, Output, masked_outputs, output_gradients, target_gradients, written_outputs
+from .masked import masked_predictions, masked_targets
 from .models import Model
 
 PREDICTIONS_AT_ONCE = 256
@@ -65,31 +65,19 @@ def replay(
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    has_outputs = any(len(text) > p for text, p in zip(texts, n_prompt_tokens, strict=True))
-    target = gradients if has_outputs else None
-    one_pass = target is not None and model.dtype == "float32"
-    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
-        logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    outputs = [written_outputs(text, p) for text, p in zip(texts, n_prompt_tokens, strict=True)]
+    target = gradients if any(outputs) else None
+    with _recording_pass(model, layers, target) as taps:
+        logits = _forward(model, ids, mask)
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
     ]
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
-        lengths = [len(text) for text in texts]
-        whole = Graph(taps.embedding, taps.last_hidden)
-        if not one_pass:
-            whole, logits = _graph(model, ids, mask, unembeds=True)
-        at_hidden = target_gradients(whole.last_hidden, logits, ids, n_prompt_tokens, lengths, target)
-        del logits
-        columns = output_gradients(
-            at_hidden,
-            whole,
-            lambda rows, width: _graph(model, ids[rows, :width], mask[rows, :width])[0],
-            n_prompt_tokens,
-            lengths,
-            scores=scores,
-            tokens_at_once=memory.gradient_tokens(model, width) if gradient_tokens == "auto" else gradient_tokens,
-        )
+        recorded = Graph(taps.embedding, taps.last_hidden)
+        whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
+        del recorded, logits
+        columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
     embeddings = _numpy(taps.embedding)
     activations = {layer: _numpy(a).reshape(len(texts), width, -1) for layer, a in taps.activations.items()}
     return [
@@ -109,9 +97,11 @@ def replay_encoder(
     targets: Sequence[Sequence[int]],
     *,
     layers: Sequence[int],
-    gradients: bool,
+    gradients: GradientTarget | None,
+    gradient_tokens: int | Literal["auto"],
+    scores: bool = False,
 ) -> list[Recorded]:
-    """As `replay`, for a model that reads all positions at once.
+    """As `replay`, for a model that reads all positions at once: a gradient is with respect to every embedding of the text.
 
     `targets` are the tokens to explain at each text's masked positions; the likeliest where there are none. Nothing is said
     about other positions (log-probability, rank and entropy 0), nor by a model that predicts no token.
@@ -120,22 +110,23 @@ def replay_encoder(
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], True, model.pad_id).to(model.device)
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long().to(model.device)
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
-    gradients = gradients and any(masked)
-    one_pass = gradients and model.dtype == "float32"
-    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
-        output = model.network(input_ids=ids, attention_mask=mask)
-    logits = output.logits if model.mask_id is not None else torch.zeros(*ids.shape, 0, device=ids.device)
+    target = gradients if any(masked) else None
+    with _recording_pass(model, layers, target) as taps:
+        logits = _forward(model, ids, mask)
     chosen = [
         masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
         for row, positions in enumerate(masked)
     ]
-    columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
-    if one_pass:
-        columns = masked_gradients(taps.embedding, logits, masked, chosen, lengths)
-    elif gradients:
-        with _recording(model, (), gradients=True) as wide, in_float32(), torch.enable_grad():
-            of_graph = model.network(input_ids=ids, attention_mask=mask).logits
-        columns = masked_gradients(wide.embedding, of_graph, masked, chosen, lengths)
+    predictions = [
+        masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]) for row, n in enumerate(lengths)
+    ]
+    columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
+    if target is not None:
+        outputs = [masked_outputs(*of_row) for of_row in zip(masked, chosen, lengths, strict=True)]
+        recorded = Graph(taps.embedding, taps.last_hidden)
+        whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
+        del recorded, logits
+        columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
     embeddings = _numpy(taps.embedding)
     activations = {layer: _numpy(a).reshape(*ids.shape, -1) for layer, a in taps.activations.items()}
     return [
@@ -143,7 +134,7 @@ def replay_encoder(
             embeddings[row, :n],
             {layer: a[row, :n] for layer, a in activations.items()},
             columns[row],
-            *masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]),
+            *predictions[row],
             masked=tuple(masked[row]),
             targets=chosen[row],
         )
@@ -160,14 +151,67 @@ class _Taps:
     last_hidden: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
+def _forward(model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> Tensor:
+    """The logits, with no width where the model predicts no token."""
+    cache = {"use_cache": False} if model.anatomy.is_causal else {}
+    output = model.network(input_ids=ids, attention_mask=mask, **cache)
+    if not model.anatomy.is_causal and model.mask_id is None:
+        return torch.zeros(*ids.shape, 0, device=ids.device)
+    return output.logits
+
+
+def _at_hidden(
+    model: Model,
+    ids: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+    recorded: Graph,
+    logits: Float[Tensor, "batch pos vocab"],
+    outputs: Sequence[Sequence[Output]],
+    target: GradientTarget,
+) -> tuple[Graph, Float[Tensor, "batch pos d_last"]]:
+    """A graph of the whole texts, that of the recording pass if it was in float32, and the targets' gradients at its end."""
+    whole = recorded
+    if model.dtype != "float32":
+        whole, logits = _graph(model, ids, mask, unembeds=True)
+    return whole, target_gradients(whole.last_hidden, logits, outputs, target)
+
+
+def _columns(
+    model: Model,
+    ids: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+    whole: Graph,
+    at_hidden: Float[Tensor, "batch pos d_last"],
+    outputs: Sequence[Sequence[Output]],
+    scores: bool,
+    gradient_tokens: int | Literal["auto"],
+) -> list[list[Float32[np.ndarray, "_ width"]]]:
+    return output_gradients(
+        at_hidden,
+        whole,
+        lambda rows, width: _graph(model, ids[rows, :width], mask[rows, :width])[0],
+        outputs,
+        scores=scores,
+        tokens_at_once=memory.gradient_tokens(model, ids.shape[1]) if gradient_tokens == "auto" else gradient_tokens,
+    )
+
+
 def _graph(
     model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], *, unembeds: bool = False
 ) -> tuple[Graph, Tensor]:
     """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
     wide = nullcontext() if model.dtype == "float32" else in_float32()
     with _recording(model, (), gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
-        logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = _forward(model, ids, mask)
     return Graph(taps.embedding, taps.last_hidden), logits
+
+
+@contextmanager
+def _recording_pass(model: Model, layers: Sequence[int], target: GradientTarget | None) -> Iterator[_Taps]:
+    """Hooks of the pass that records, which makes the graph of gradients too where it computes in float32."""
+    has_graph = target is not None and model.dtype == "float32"
+    with _recording(model, layers, gradients=has_graph) as taps, torch.set_grad_enabled(has_graph):
+        yield taps
 
 
 @contextmanager

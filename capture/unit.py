@@ -19,7 +19,13 @@ def capture_unit(
     prompts = [work.token_ids for work in works]
     if not model.anatomy.is_causal:
         texts = replay_encoder(
-            model, prompts, [work.targets for work in works], layers=layers, gradients=options.records("gradients")
+            model,
+            prompts,
+            [work.targets for work in works],
+            layers=layers,
+            gradients=options.target,
+            scores=options.records("gradient_scores"),
+            gradient_tokens=options.gradient_tokens,
         )
         return [
             _captured_generation(model, work, [], what, options, reservation)

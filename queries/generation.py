@@ -83,10 +83,8 @@ class Generation:
             rows = self._reader.rows(
                 self._snapshot, "gradient_scores", columns=[method], generation_id=self.generation_id
             )
-            return saliency_of_scores(rows[method].to_numpy(), self.n_prompt_tokens, self.n_tokens, method)
-        n_inputs = list(self._n_inputs().values())
-        gradients = np.split(self._vectors("gradients"), np.cumsum(n_inputs)[:-1]) if n_inputs else []
-        return saliency_matrix(gradients, self.embeddings(), method)
+            return saliency_of_scores(self._by_output(rows[method].to_numpy()), self.n_tokens, method)
+        return saliency_matrix(self._by_output(self._vectors("gradients")), self.embeddings(), method)
 
     def factors(
         self,
@@ -112,10 +110,14 @@ class Generation:
         those before it."""
         if self.n_tokens > self.n_prompt_tokens:
             return {position: position for position in range(self.n_prompt_tokens, self.n_tokens)}
-        rows = self._reader.rows(
-            self._snapshot, "gradients", columns=["output_position"], generation_id=self.generation_id
-        )
+        table = "gradient_scores" if "gradient_scores" in self.recorded else "gradients"
+        rows = self._reader.rows(self._snapshot, table, columns=["output_position"], generation_id=self.generation_id)
         return dict.fromkeys(sorted(set(rows["output_position"].to_pylist())), self.n_tokens)
+
+    def _by_output(self, pairs: np.ndarray) -> list[np.ndarray]:
+        """Rows of pairs of positions, cut into those of each output position."""
+        n_inputs = list(self._n_inputs().values())
+        return np.split(pairs, np.cumsum(n_inputs)[:-1]) if n_inputs else []
 
     def _known(self, layers: Sequence[int] | None) -> tuple[int, ...]:
         self._check_recorded("activations")

@@ -63,14 +63,12 @@ def saliency_matrix(
 
 
 def saliency_of_scores(
-    scores: Float32[np.ndarray, "pairs"], n_prompt_tokens: int, n_tokens: int, method: Method
+    scores: Sequence[Float32[np.ndarray, "inputs"]], n_tokens: int, method: Method
 ) -> SaliencyMatrix:
-    """The same from scores that were kept in place of gradients: those of each output position one after the other."""
-    matrix = np.zeros((n_tokens - n_prompt_tokens, n_tokens - 1))
-    start = 0
-    for row, n_inputs in enumerate(range(n_prompt_tokens, n_tokens)):
-        matrix[row, :n_inputs] = scores[start : start + n_inputs]
-        start += n_inputs
+    """The same from scores that were kept in place of gradients, `scores[r]` those of one output position."""
+    matrix = np.zeros((len(scores), max([n_tokens - 1, *map(len, scores)])))
+    for row, of_output in zip(matrix, scores, strict=True):
+        row[: len(of_output)] = of_output
     return SaliencyMatrix(matrix, method)
 
 

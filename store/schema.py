@@ -174,7 +174,7 @@ EMBEDDINGS = Table(
 GRADIENTS = Table(
     "gradients",
     "the gradient of each generated token's logit (or the run's gradient_target) with respect to each earlier token's embedding; "
-    "of a masked language model, of the logit of the token at each masked position with respect to every token's embedding",
+    "of a masked language model, of the same of the token at each masked position with respect to every token's embedding",
     _generation_key(
         Column("output_position", INDEX, "position of the generated or masked token", key=True),
         Column(
@@ -190,10 +190,16 @@ GRADIENTS = Table(
 
 GRADIENT_SCORES = Table(
     "gradient_scores",
-    "saliency scores of gradients that were not kept, for each generated token and each earlier one, by each method",
+    "saliency scores of gradients that were not kept, for each generated token and each earlier one (each masked token and every "
+    "one of its text), by each method",
     _generation_key(
-        Column("output_position", INDEX, "position of the generated token", key=True),
-        Column("input_position", INDEX, "position of the earlier token, 0 to output_position - 1", key=True),
+        Column("output_position", INDEX, "position of the generated or masked token", key=True),
+        Column(
+            "input_position",
+            INDEX,
+            "position of the earlier token, or of any token of a masked language model's text",
+            key=True,
+        ),
         Column("grad_x_input", REAL, "L2 norm of gradient times embedding, element by element"),
         Column("grad_norm", REAL, "L2 norm of the gradient"),
         Column("grad_dot_input", REAL, "signed sum of gradient times embedding"),

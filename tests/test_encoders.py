@@ -6,6 +6,7 @@ import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from actlake.capture import Model, load_model
+from actlake.capture.models import DType
 from actlake.errors import InvalidOption, InvalidPrompt, PromptTooLong
-from actlake.store import Commit, Location, Log, verify
+from actlake.queries.saliency import METHODS
+from actlake.store import Commit, GradientTarget, Location, Log, verify
 from families import ENCODER_DECODERS, MASKED, SIZES, Family
 from transformers import BertTokenizerFast
 
@@ -266,10 +269,71 @@ def test_gradients_of_a_masked_model_in_half_precision_are_computed_in_float32(
         np.testing.assert_allclose(ours.gradients(), wide.gradients(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("option", [{"gradients": "scores"}, {"gradient_target": "contrast"}])
-def test_what_gradients_of_an_encoder_cannot_be_is_one_clear_error(
-    bert: Model, tmp_path: Path, option: dict[str, Any]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("target", ["logprob", "contrast"])
+def test_gradients_of_other_targets_at_masks_are_those_of_autograd(
+    bert_folder: Path, bert: Model, tmp_path: Path, target: GradientTarget, dtype: DType
 ) -> None:
-    with pytest.raises(InvalidOption, match="is an encoder"):
-        actlake.capture(tmp_path, bert, TEXTS[:1], **option)
-    actlake.capture(tmp_path, bert, TEXTS[:1], record=NO_GRADIENTS, **({} if "gradients" in option else option))
+    model = load_model(str(bert_folder), dtype=dtype)
+    texts = [*TEXTS, {"text": "b <mask>, <mask>", "targets": ["z", "y"]}]
+    options = {"gradient_target": target, "precision": "float32", "batch_size": 5}
+    actlake.capture(tmp_path / "s", model, texts, gradient_tokens=40, **options)
+    in_float32 = replace(bert, network=copy.deepcopy(model.network).float())
+    store = actlake.open(tmp_path / "s")
+    assert store.runs()["gradient_target"].tolist() == [target]
+    explained = 0
+    for generation in (store.generation(index) for index in range(len(texts))):
+        ids = generation.tokens["token_id"].tolist()
+        masks = [position for position, token_id in enumerate(ids) if token_id == model.mask_id]
+        supplied = [model.tokenizer(text)["input_ids"][0] for text in generation.metadata.get("targets", [])]
+        for number, position in enumerate(masks):
+            plain = Reads(in_float32, ids)
+            logits = plain.output.logits[0, position]
+            token_id = (
+                supplied[number] if supplied else int(model.network(torch.tensor([ids])).logits[0, position].argmax())
+            )
+            others = torch.cat([logits[:token_id], logits[token_id + 1 :]])
+            of_target = {"logprob": logits.log_softmax(-1)[token_id], "contrast": logits[token_id] - others.max()}
+            of_target[target].backward()
+            expected = plain.embedding.grad[0].numpy()
+            assert generation.gradients(position).shape == expected.shape
+            assert np.abs(generation.gradients(position) - expected).max() <= 1e-4 * np.abs(expected).max()
+            explained += 1
+    assert explained == 6
+
+
+@pytest.mark.parametrize("gradient_tokens", [1, 64, 100_000])
+def test_many_masks_have_the_same_gradients_however_many_go_at_once(
+    bert: Model, tmp_path: Path, gradient_tokens: int
+) -> None:
+    texts = ["<mask>" * 20, "a<mask>b<mask><mask>", "c"]
+    actlake.capture(tmp_path / "s", bert, texts, precision="float32", gradient_tokens=gradient_tokens, batch_size=3)
+    for generation_id, n_masks in enumerate((20, 3, 0)):
+        generation = actlake.open(tmp_path / "s").generation(generation_id)
+        ids = generation.tokens["token_id"].tolist()
+        masks = [position for position, token_id in enumerate(ids) if token_id == bert.mask_id]
+        assert len(masks) == n_masks
+        for position in masks:
+            plain = Reads(bert, ids)
+            plain.output.logits[0, position].max().backward()
+            expected = plain.embedding.grad[0].numpy()
+            assert np.abs(generation.gradients(position) - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_saliency_of_masked_texts_from_scores_is_that_from_gradients(bert: Model, tmp_path: Path) -> None:
+    stores = []
+    for gradients in ("vectors", "scores"):
+        actlake.capture(tmp_path / gradients, bert, TEXTS, precision="float32", gradients=gradients)
+        stores.append(actlake.open(tmp_path / gradients))
+        assert verify(Location.of(tmp_path / gradients), deep=True).ok
+    vectors, scores = stores
+    for index, method in product(range(len(TEXTS)), METHODS):
+        expected = np.asarray(vectors.generation(index).saliency(method))
+        np.testing.assert_allclose(
+            np.asarray(scores.generation(index).saliency(method)), expected, rtol=1e-4, atol=1e-6
+        )
+    n_pairs = [
+        kind.sql(f"select count(*) from {table}").fetchall()
+        for kind, table in ((vectors, "gradients"), (scores, "gradient_scores"))
+    ]
+    assert n_pairs[0] == n_pairs[1] == [(2 * 14 + 3 + 2,)]
