@@ -10,6 +10,7 @@ from itertools import groupby
 
 from ..errors import InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer
 from ..store.precision import BYTES_PER_VALUE
+from .chat import Chat, chat_of
 from .models import Model
 from .options import CaptureOptions
 from .prompts import Prompt
@@ -28,7 +29,7 @@ class Work:
     are what counts as written.
 
     `n_masked` positions of it are masked, for a masked language model to fill; `targets` are the tokens to explain there,
-    none for the likeliest.
+    none for the likeliest. `chat` is what the chat template made of it, `text`, and whose part is which.
     """
 
     prompt_index: int
@@ -39,6 +40,7 @@ class Work:
     completion_ids: tuple[int, ...] = ()
     n_masked: int = 0
     targets: tuple[int, ...] = ()
+    chat: Chat | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -105,12 +107,15 @@ def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> 
     generate = prompt.generate and model.anatomy.is_causal
     if prompt.completion and not model.anatomy.is_causal:
         raise InvalidPrompt(prompt.where, f"it has a completion, but {model.name} is an encoder, which writes nothing")
-    asks = generate or prompt.completion
-    text = _chat(model, prompt.text) if options.chat and asks else prompt.text
-    token_ids = tuple(model.tokenizer(text, add_special_tokens=text is prompt.text, verbose=False)["input_ids"])
+    if prompt.messages and not model.anatomy.is_causal:
+        raise InvalidPrompt(prompt.where, f"it has messages, but {model.name} is an encoder, which answers nothing")
+    asks = prompt.messages or (options.chat and (generate or prompt.completion))
+    chat = chat_of(model, prompt) if asks else None
+    text = chat.text if chat else prompt.text
+    token_ids = tuple(model.tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"])
     if not token_ids:
         raise InvalidPrompt(prompt.where, "the tokenizer makes no token of it")
-    completion_ids = _completion_ids(model, prompt, text, token_ids) if prompt.completion else ()
+    completion_ids = _completion_ids(model, prompt, text, token_ids, is_chat=bool(chat)) if prompt.completion else ()
     if worst := [token_id for token_id in token_ids + completion_ids if token_id >= model.anatomy.vocab_size]:
         raise InvalidPrompt(prompt.where, f"the tokenizer gives token {worst[0]}, which the model does not have")
     room = options.max_new_tokens if generate else 0
@@ -120,14 +125,14 @@ def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> 
         room = min(room, model.context - len(token_ids))
     n_masked = token_ids.count(model.mask_id) if model.mask_id is not None else 0
     targets = _targets(model, prompt, n_masked) if model.mask_id is not None else ()
-    return Work(index, prompt, text, token_ids, room, completion_ids, n_masked, targets)
+    return Work(index, prompt, text, token_ids, room, completion_ids, n_masked, targets, chat)
 
 
-def _completion_ids(model: Model, prompt: Prompt, text: str, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+def _completion_ids(
+    model: Model, prompt: Prompt, text: str, token_ids: tuple[int, ...], *, is_chat: bool
+) -> tuple[int, ...]:
     """The tokens of a supplied completion: as it is cut after its prompt, or alone where that cuts the prompt otherwise."""
-    whole = model.tokenizer(text + prompt.completion, add_special_tokens=text is prompt.text, verbose=False)[
-        "input_ids"
-    ]
+    whole = model.tokenizer(text + prompt.completion, add_special_tokens=not is_chat, verbose=False)["input_ids"]
     if tuple(whole[: len(token_ids)]) == token_ids and len(whole) > len(token_ids):
         return tuple(whole[len(token_ids) :])
     alone = tuple(model.tokenizer(prompt.completion, add_special_tokens=False, verbose=False)["input_ids"])
@@ -146,13 +151,6 @@ def _targets(model: Model, prompt: Prompt, n_masked: int) -> tuple[int, ...]:
         if len(ids) != 1:
             raise InvalidPrompt(prompt.where, f"the target {text!r} is {len(ids)} tokens, and a mask stands for one")
     return tuple(token_id for (token_id,) in targets)
-
-
-def _chat(model: Model, text: str) -> str:
-    if not model.tokenizer.chat_template:
-        raise InvalidOption("chat", True, f"the tokenizer of {model.name} has no chat template")
-    message = [{"role": "user", "content": text}]
-    return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
 def _batches(works: Sequence[Work], options: CaptureOptions) -> Iterator[tuple[Work, ...]]:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -17,23 +17,39 @@ import pyarrow.parquet as pq
 
 from ..errors import InvalidOption, InvalidPrompt
 
-TEXTS = ("prompt", "text")
+TEXTS = ("prompt", "text", "messages")
 """The fields of a record that hold its text; the first that is there counts."""
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A text, and whether the model is to write after it, or what it is to be taken to have written; `where` names it in
-    messages."""
+    errors. In place of the text there may be the messages of a chat, the supplied answer included."""
 
     text: str
     where: str
     generate: bool = True
     completion: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def asked(self) -> tuple[Mapping[str, Any], ...]:
+        """The messages that the model answers: all, unless the last is the assistant's own."""
+        answered = self.messages and self.messages[-1]["role"] == "assistant"
+        return self.messages[:-1] if answered else self.messages
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields of the prompt's record that hold its text."""
+        if self.messages:
+            return {"messages": list(self.messages)}
+        if self.completion:
+            return {"prompt": self.text, "completion": self.completion}
+        return {"prompt" if self.generate else "text": self.text}
 
     def __post_init__(self) -> None:
-        if not self.text:
+        if not self.text and not self.messages:
             raise InvalidPrompt(self.where, "the prompt is empty; write some text or remove it")
         try:
             (self.text + self.completion).encode()
@@ -59,8 +75,8 @@ def read_prompts(path: Path) -> list[Prompt]:
 
     `.txt`       a prompt a line
     `.jsonl`     an object a line, with `prompt`, which the model continues unless there is a `completion`, which then counts
-                 as written by it; or `text`, which is captured as it stands. Every other field becomes metadata. Blank
-                 lines are passed over
+                 as written by it; or `text`, which is captured as it stands; or `messages`, a chat, whose last message
+                 counts as written if it is the assistant's. Every other field becomes metadata. Blank lines are passed over
     `.csv`       the same with a row for an object; its first row names the columns
     `.parquet`   the same, and so is a folder that Hugging Face's `Dataset.save_to_disk` wrote
     `-`          standard input: as .jsonl when it begins with `{`, else as .txt
@@ -176,20 +192,54 @@ def _prompt(record: object, where: str) -> Prompt:
         raise InvalidPrompt(where, 'it is not an object with a "prompt" or a "text"')
     name = next((name for name in TEXTS if name in record), None)
     if name is None:
-        raise InvalidPrompt(where, f'it has no "prompt" and no "text", only {", ".join(map(str, record)) or "nothing"}')
+        fields = ", ".join(map(str, record)) or "nothing"
+        raise InvalidPrompt(where, f'it has no "prompt", no "text" and no "messages", only {fields}')
+    if name == "messages":
+        return _chat(record, where)
     if not isinstance(record[name], str):
         raise InvalidPrompt(where, f'its "{name}" is not a text')
     completion = record.get("completion") or "" if name == "prompt" else ""
     if not isinstance(completion, str):
         raise InvalidPrompt(where, 'its "completion" is not a text')
-    taken = {name, "completion"} if name == "prompt" else {name}
-    metadata = {str(key): value for key, value in record.items() if key not in taken}
+    metadata = _metadata(record, where, but={name, "completion"} if name == "prompt" else {name})
+    generate = name == "prompt" and not completion
+    return Prompt(record[name], where, generate=generate, completion=completion, metadata=metadata)
+
+
+def _chat(record: Mapping[Any, Any], where: str) -> Prompt:
+    given, messages = record["messages"], list[dict[str, Any]]()
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise InvalidPrompt(where, 'its "messages" are not a list')
+    for number, message in enumerate(given, 1):
+        if not isinstance(message, Mapping):
+            raise InvalidPrompt(where, f'its message {number} is not an object with a "role" and a "content"')
+        for name in ("role", "content"):
+            if not isinstance(message.get(name), str):
+                raise InvalidPrompt(where, f'its message {number} has no "{name}" that is a text')
+        messages.append({str(name): value for name, value in message.items() if value is not None})
+    *before, last = messages or [{"role": "", "content": ""}]
+    if not before and last["role"] in ("", "assistant"):
+        raise InvalidPrompt(where, 'its "messages" have none that the assistant is to answer')
+    if record.get("completion"):
+        raise InvalidPrompt(where, 'it has "messages" and a "completion"; make that the last message, the assistant\'s')
+    try:
+        json.dumps(messages, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidPrompt(where, f"its messages cannot be written as JSON: {error}") from error
+    completion = last["content"] if last["role"] == "assistant" else ""
+    metadata = _metadata(record, where, but={"messages", "completion"})
+    return Prompt(
+        "", where, generate=not completion, completion=completion, metadata=metadata, messages=tuple(messages)
+    )
+
+
+def _metadata(record: Mapping[Any, Any], where: str, *, but: Collection[str]) -> dict[str, Any]:
+    metadata = {str(key): value for key, value in record.items() if key not in but}
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidPrompt(where, f"its metadata cannot be written as JSON: {error}") from error
-    generate = name == "prompt" and not completion
-    return Prompt(record[name], where, generate=generate, completion=completion, metadata=metadata)
+    return metadata
 
 
 def _refuse_constant(name: str) -> object:

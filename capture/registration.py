@@ -17,19 +17,22 @@ from ..store import CapturedGeneration, Commit, DataFile, Location, Log, Reader,
 from ..store.schema import RUNS
 from .models import Model
 from .options import CaptureOptions
-from .plan import Plan
+from .plan import Plan, Work
 
 
 def run_key(model: Model, plan: Plan, options: CaptureOptions) -> str:
     """What the run is, as one word: the same for the same model, tokenizer, options and prompts."""
-    prompts = [
-        [work.text, work.max_new_tokens > 0, dict(work.prompt.metadata), *filter(None, [work.prompt.completion])]
-        for work in plan.works
-    ]
+    prompts = [_identity(work) for work in plan.works]
     row = run_row(model, plan, options)
     same = ("model_hash", "tokenizer_hash", "precision", "recorded", "gradient_target", "generation_config", "seed")
     identity = json.dumps([[row[name] for name in same], prompts], sort_keys=True)
     return f"run/{hashlib.sha256(identity.encode()).hexdigest()}"
+
+
+def _identity(work: Work) -> list[Any]:
+    prompt = work.prompt
+    beside = filter(None, [prompt.completion, prompt.messages])
+    return [work.text, work.max_new_tokens > 0, dict(prompt.metadata), *beside]
 
 
 def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]:

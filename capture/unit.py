@@ -81,10 +81,12 @@ def _captured_generation(
             logprob=recorded.logprob,
             rank=recorded.rank,
             entropy=recorded.entropy,
+            role=work.chat.roles(char_start, char_end, len(work.token_ids)) if work.chat else None,
         ),
         embeddings=recorded.embeddings if options.records("embeddings") else None,
         activations=recorded.activations if options.records("activations") else None,
         gradients=recorded.gradients if options.records("gradients") else None,
         gradient_scores=recorded.gradients if options.records("gradient_scores") else None,
         masked=recorded.masked,
+        source=work.prompt.record if work.chat or work.completion_ids else None,
     )

@@ -24,7 +24,7 @@ from .catalog import asks_for_comments, with_comments
 from .comments import comment_on_all, definitions, literal, quoted
 from .files import StoreFiles
 from .messages import is_duckdbs, query_error, says_of_no_file
-from .plan import INDEXED, UNINDEXED, Ranges, Scans, columns_of, scans_of
+from .plan import INDEXED, UNINDEXED, Ranges, Scans, columns_of, scans_of, schema_option
 
 Path = Literal["by_token", "by_neuron"]
 """How `activations` is read: from the token-major vectors, or from the neuron-major projection."""
@@ -135,7 +135,8 @@ class Database:
         connection.register_filesystem(self._store_files)
         self._check.check(file for files in self._files.values() for file in files)
         for name, files in self._files.items():
-            connection.read_parquet(self._names(name, files), filename=name == UNINDEXED).create_view(name)
+            names = ", ".join(map(literal, self._names(name, files)))
+            connection.execute(_view_sql(name, f"[{names}]"))
         self._finish(connection)
         comment_on_all(connection)
         return connection
@@ -149,11 +150,7 @@ class Database:
                 connection.execute("set parquet_metadata_cache = true")
                 for name in self._files:
                     self._set_files(connection, name, ())
-                    connection.execute(f"""
-                        create view {quoted(name)} as
-                        select {", ".join(map(quoted, columns_of(name).names))}
-                        from read_parquet(getvariable({literal(name)}), filename = {name == UNINDEXED})
-                    """)
+                    connection.execute(_view_sql(name, f"getvariable({literal(name)})"))
                 self._finish(connection)
                 self._opened = connection
             return self._opened
@@ -213,6 +210,15 @@ class Database:
             return sum(_bytes(file, ranges) for file in self._holding("activation_vectors", [ranges]))
         tail = sum(_bytes(file, ranges) for file in self._holding(UNINDEXED, [ranges]))
         return tail + COST_OF_LISTS * sum(_bytes(file, ranges) for file in self._holding("neuron_vectors", [ranges]))
+
+
+def _view_sql(name: str, files: str) -> str:
+    """The statement that makes the view of a table's files, a SQL expression."""
+    return f"""
+        create view {quoted(name)} as
+        select {", ".join(map(quoted, columns_of(name).names))}
+        from read_parquet({files}, filename = {name == UNINDEXED}{schema_option(name)})
+    """
 
 
 @cache

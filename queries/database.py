@@ -172,7 +172,7 @@ class Store:
         (run,) = self._reader.rows(self.snapshot, "runs", run_id=row["run_id"]).to_pylist()
         layers = json.loads(run["generation_config"])["layers"] if "activations" in run["recorded"] else ()
         return Generation(
-            **{**row, "metadata": json.loads(row["metadata"])},
+            **{**row, "metadata": json.loads(row["metadata"]), "source": json.loads(row["source"] or "null")},
             model=run["model"],
             recorded=frozenset(run["recorded"]),
             layers=tuple(layers),

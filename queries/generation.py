@@ -27,6 +27,7 @@ class Generation:
     n_tokens: int
     finish_reason: str
     metadata: Mapping[str, Any]
+    source: Mapping[str, Any] | None
     model: str
     recorded: frozenset[str]
     layers: tuple[int, ...]

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from ..store.schema import TABLES
-from .comments import definitions
+from .comments import definitions, literal
 
 Ranges = Mapping[str, tuple[int, int]]
 """The least and the greatest value of key columns that a scan can need; a column that is not there: all."""
@@ -45,6 +45,20 @@ def columns_of(name: str) -> pa.Schema:
     if name == UNINDEXED:
         return TABLES["activation_vectors"].arrow.append(INDEXED.field("filename"))
     return TABLES[name].arrow
+
+
+@cache
+def schema_option(name: str) -> str:
+    """What `read_parquet` is told, after a comma, of a table that files of an older format lack columns of: nulls stand there."""
+    if name == UNINDEXED or not TABLES[name].has_grown:
+        return ""
+    schema = columns_of(name)
+    types = duckdb.from_arrow(schema.empty_table()).types
+    columns = (
+        f"{literal(column)}: {{name: {literal(column)}, type: {literal(str(kind))}, default_value: null}}"
+        for column, kind in zip(schema.names, types, strict=True)
+    )
+    return f", schema = map {{{', '.join(columns)}}}"
 
 
 _EXPLAIN = re.compile(r"^\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)

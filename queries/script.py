@@ -10,7 +10,7 @@ from ..store.log import Snapshot
 from ..store.schema import TABLES
 from .comments import comments_beside_views_sql, literal, quoted, views_sql
 from .files import GLOB
-from .plan import INDEXED, UNINDEXED, columns_of
+from .plan import INDEXED, UNINDEXED, columns_of, schema_option
 
 _AGAIN = {
     "\ncreate view ": "\ncreate or replace view ",
@@ -67,7 +67,8 @@ def _view(name: str, paths: Sequence[str]) -> str:
     columns = ",\n".join(f"    {quoted(column)}" for column in schema.names)
     listed = ",\n".join(f"    {literal(path.translate(GLOB))}" for path in paths)
     filename = ", filename = true" if name == UNINDEXED else ""
-    return f"create or replace view {quoted(name)} as\nselect\n{columns}\nfrom read_parquet([\n{listed}\n]{filename});"
+    options = f"{filename}{schema_option(name)}"
+    return f"create or replace view {quoted(name)} as\nselect\n{columns}\nfrom read_parquet([\n{listed}\n]{options});"
 
 
 def _empty(name: str, schema: pa.Schema) -> str:

@@ -249,12 +249,13 @@ class Reader:
         try:
             with opened_file(self.location, file.path) as source:
                 parquet = pq.ParquetFile(source, metadata=footer.metadata)
-                rows = parquet.read_row_groups(groups, columns=[*columns, *keys])
+                there = parquet.read_row_groups(groups, columns=[*columns, *keys])
         except ActlakeError:
             raise
         except (pa.ArrowInvalid, OSError) as error:
             raise self.location.read_error(file.path, error) from error
-        self._check_lists(file, rows, footer.metadata, groups)
+        self._check_lists(file, there, footer.metadata, groups)
+        rows = _with_later_columns(there, TABLES[file.table], [*columns, *keys])
         for name, value in wanted.items():
             first, last = _bounds(value)
             values = rows[name].to_numpy()
@@ -311,6 +312,14 @@ class Reader:
             {name: np.array(places, np.int64).reshape(-1, 2) for name, places in chunks.items()},
             np.array(n_values, np.int64),
         )
+
+
+def _with_later_columns(rows: pa.Table, table: Table, names: Sequence[str]) -> pa.Table:
+    """Those columns of a file's rows, null where the file is of a format that lacked one."""
+    for name in names:
+        if table.column(name).since > 1 and name not in rows.column_names:
+            rows = rows.append_column(table.arrow.field(name), pa.nulls(rows.num_rows, table.arrow.field(name).type))
+    return rows
 
 
 def _paths(metadata: pq.FileMetaData) -> list[str]:

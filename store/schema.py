@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-FORMAT = 3
+FORMAT = 4
 """The version of the store's format that this code writes, and the newest that it reads (docs/format.md)."""
 
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
@@ -31,13 +31,14 @@ TIME = pa.timestamp("us")
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; a row's key is never null."""
+    """A column of a table; a row's key is never null. Files of formats before `since` lack it: there it is null."""
 
     name: str
     type: pa.DataType
     comment: str
     key: bool = False
     nullable: bool = False
+    since: int = 1
 
     @property
     def field(self) -> pa.Field:
@@ -69,6 +70,15 @@ class Table:
     @property
     def key(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns if column.key)
+
+    def column(self, name: str) -> Column:
+        """The column of that name."""
+        return self.columns[self.arrow.get_field_index(name)]
+
+    @cached_property
+    def has_grown(self) -> bool:
+        """Whether files of an older format lack a column."""
+        return any(column.since > 1 for column in self.columns)
 
     @cached_property
     def vector(self) -> str | None:
@@ -138,6 +148,14 @@ GENERATIONS = Table(
             "stop (the model ended it), length (max_new_tokens), context (no room left) or given (supplied)",
         ),
         Column("metadata", TEXT, "JSON: every other field of the prompt's record"),
+        Column(
+            "source",
+            TEXT,
+            "JSON: messages, or prompt and completion, as the record gave them, where prompt is not the record's own text "
+            "(a chat template made it) or the completion was supplied",
+            nullable=True,
+            since=4,
+        ),
     ),
 )
 
@@ -160,6 +178,13 @@ TOKENS = Table(
         ),
         Column("rank", COUNT, "its place among the predictions; 1 is the likeliest", nullable=True),
         Column("entropy", REAL, "of the distribution that predicted it, in nats", nullable=True),
+        Column(
+            "role",
+            TEXT,
+            "whose message of a chat it belongs to (system, user, assistant, tool); the template's own marks are nobody's",
+            nullable=True,
+            since=4,
+        ),
     ),
 )
 

@@ -37,6 +37,7 @@ class CapturedTokens:
     logprob: Float32[np.ndarray, "n"]
     rank: Int32[np.ndarray, "n"]
     entropy: Float32[np.ndarray, "n"]
+    role: Sequence[str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class CapturedGeneration:
     gradients: Sequence[Float32[np.ndarray, "_ d_model"]] | None = None
     gradient_scores: Sequence[Float32[np.ndarray, "_ 4"]] | None = None
     masked: Sequence[int] | None = None
+    source: Mapping[str, Any] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -119,8 +121,9 @@ def _rows(table: Table, generations: Sequence[CapturedGeneration], precision: Pr
 
 
 def _generation_rows(generation: CapturedGeneration, _: Precision) -> pa.Table:
-    names = [name for name in GENERATIONS.arrow.names if name != "metadata"]
-    row = {name: getattr(generation, name) for name in names} | {"metadata": json.dumps(dict(generation.metadata))}
+    row = {name: getattr(generation, name) for name in GENERATIONS.arrow.names}
+    row |= {"metadata": json.dumps(dict(generation.metadata))}
+    row |= {"source": json.dumps(dict(generation.source))} if generation.source else {}
     return pa.Table.from_pylist([row], schema=GENERATIONS.arrow)
 
 
@@ -141,6 +144,7 @@ def _token_rows(generation: CapturedGeneration, _: Precision) -> pa.Table:
         logprob=pa.array(tokens.logprob, mask=unpredicted),
         rank=pa.array(tokens.rank, mask=unpredicted),
         entropy=pa.array(tokens.entropy, mask=unpredicted),
+        role=pa.array(tokens.role or [None] * n, pa.string()),
     )
 
 

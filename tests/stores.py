@@ -1,12 +1,17 @@
 """Small stores for tests, made without a model: runs, shards and what is expected of them, all from numbers."""
 
+import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from actlake.store import (
+    TABLES,
     CapturedGeneration,
     CapturedTokens,
     Commit,
@@ -18,6 +23,7 @@ from actlake.store import (
     write_shard,
     write_table,
 )
+from actlake.store.parquet import encode
 from actlake.store.schema import RUNS
 
 D_MODEL, D_FF, LAYERS = 8, 12, (0, 3)
@@ -142,3 +148,23 @@ def load_kernels() -> None:
     places = np.arange(8)
     kernels.scatter(values, places, np.empty_like(values))
     kernels.turn(np.ones((8, 5), np.float32)[:, :3].T, places, np.empty_like(values))
+
+
+def as_of_format(location: Location, number: int) -> None:
+    """Make a store in a folder one of an older format: files without the columns that came later, and a log that says so."""
+    folder, files, parent = Path(location.root), {}, ""
+    for path in Log(location).snapshot().files.values():
+        table = TABLES[path.table]
+        kept = tuple(column for column in table.columns if column.since <= number)
+        old = replace(table, columns=kept)
+        rows = pq.read_table(folder / path.path, partitioning=None).select(old.arrow.names)
+        file = encode(old, rows.cast(old.arrow))
+        (folder / path.path).write_bytes(b"".join(file.pieces))
+        said = {"bytes": file.size, "sha256": file.sha256}
+        files[path.path] = said | {"footer_bytes": file.footer_bytes, "footer_crc32": file.footer_crc32}
+    for path in sorted((folder / "_log").glob("*.json")):
+        body = json.loads(path.read_text()) | {"format": number, "parent": parent}
+        body["add"] = [file | files.get(file["path"], {}) for file in body["add"]]
+        del body["checksum"]
+        parent = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        path.write_text(json.dumps(body | {"checksum": parent}))

@@ -35,7 +35,7 @@ def test_a_record_has_a_prompt_or_a_text_and_the_rest_is_metadata(jsonl: Any) ->
         ('{"prompt": "a"', "not JSON"),
         ("[1]", "not an object"),
         ('"text"', "not an object"),
-        ("{}", 'no "prompt" and no "text"'),
+        ("{}", 'no "prompt", no "text" and no "messages", only nothing'),
         ('{"promt": "a"}', "only promt"),
         ('{"prompt": 3}', '"prompt" is not a text'),
         ('{"prompt": ""}', "empty"),
@@ -131,7 +131,7 @@ def test_standard_input_has_a_prompt_a_line_or_json_lines(
     [
         ("p.csv", b"prompt,kind\na,b\nc\n", r"p\.csv, line 3: it has not as many fields as the first line, 2"),
         ("p.csv", b"prompt,kind\na,b,c\n", r"p\.csv, line 2: it has not as many fields as the first line, 2"),
-        ("p.csv", b"promt\na\n", r"p\.csv, line 2: it has no \"prompt\" and no \"text\", only promt"),
+        ("p.csv", b"promt\na\n", r"p\.csv, line 2: it has no \"prompt\", no \"text\" and no \"messages\", only promt"),
         ("p.csv", b'prompt\n"a\n', r"p\.csv: cannot be read: unexpected end of data"),
         ("p.csv", b"prompt\na\n\xff\n", r"p\.csv, line 3: it is not UTF-8"),
         ("p.csv", b"prompt\n", r"p\.csv: holds no prompt"),
