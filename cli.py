@@ -23,10 +23,12 @@ from .queries import (
     FORMATS,
     Format,
     Limits,
+    Provenance,
     Store,
     catalog_text,
     examples,
     parse_bytes,
+    shown,
     table_text,
     whole_file,
     write_rows,
@@ -197,15 +199,28 @@ def capture(
 
 @command
 @click.argument("store", type=str)
+@click.option("--run", "run_id", type=int, metavar="N", help="All of one run, and the command that repeats it.")
+@click.option("--prompts", is_flag=True, help="With --run: print its prompts, as JSON lines that a capture reads.")
 @at_option
 @json_option
-def info(store: str, at: int | None, as_json: bool) -> None:
-    """Say what a store holds: runs, generations, files and bytes.
+def info(store: str, run_id: int | None, prompts: bool, at: int | None, as_json: bool) -> None:
+    """Say what a store holds: runs, generations, files and bytes; or how one run was made.
 
     \b
     actlake info corpus
+    actlake info corpus --run 0
+    actlake info corpus --run 0 --prompts > prompts.jsonl
     """
     opened = Store(store, at=at)
+    if prompts and run_id is None:
+        raise click.UsageError("--prompts are of a run: give --run")
+    if run_id is not None:
+        if prompts:
+            for record in opened.prompts(run_id):
+                click.echo(json.dumps(record))
+        else:
+            _print_run(dataclasses.replace(opened.run(run_id), uri=store), as_json=as_json)
+        return
     query = """
         select run_id, name, model, architecture, n_layers, d_model, d_ff, precision, recorded, status,
             count(generation_id) as generations, coalesce(sum(n_tokens), 0)::bigint as tokens
@@ -430,6 +445,22 @@ def demo(store: str, no_serve: bool, port: int) -> None:
     click.echo(f'\nask more:  actlake sql {store} "select …"\nlook:      actlake serve {store}')
     if not no_serve:
         _serve(opened, port)
+
+
+def _print_run(run: Provenance, *, as_json: bool) -> None:
+    again = run.command({option.name or "": option.default for option in capture.params})  # type: ignore[attr-defined]
+    if as_json:
+        said = dataclasses.asdict(run) | {"row": {**run.row, "created_at": run.row["created_at"].isoformat()}}
+        click.echo(json.dumps(said | {"command": again, "notes": run.notes()}))
+        return
+    facts = run.facts()
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        click.echo(f"{name:{width}}  {shown(value)}")
+    click.echo("\nto repeat it:\n")
+    click.echo(f"{again}\n")
+    for note in run.notes():
+        click.echo(f"- {shown(note)}")
 
 
 def _serve(store: Store, port: int) -> None:

@@ -12,6 +12,7 @@
     ├── MissingFile              (LookupError)  a data file that a commit names is not there
     ├── PrecisionOverflow        (ValueError)   a value does not fit the run's precision
     ├── RunNotFound              (LookupError)
+    ├── PromptsNotKept           (LookupError)  a store has not all prompts of a run as they were given
     ├── GenerationNotFound       (LookupError)
     ├── NotRecorded              (LookupError)  the run did not record what was asked for
     ├── UnknownLayer             (LookupError)
@@ -167,6 +168,21 @@ class RunNotFound(ActlakeError, LookupError):
         run_id, n_runs = self.args
         held = f"this store holds runs 0 to {n_runs - 1}" if n_runs else "this store holds no run yet"
         return f"no run {run_id}; {held}"
+
+
+class PromptsNotKept(ActlakeError, LookupError):
+    """The store has not all prompts of a run as they were given."""
+
+    def __init__(self, run_id: int, n_prompts: int, n_missing: int, n_unknown: int) -> None:
+        super().__init__(run_id, n_prompts, n_missing, n_unknown)
+
+    def __str__(self) -> str:
+        run_id, n_prompts, n_missing, n_unknown = self.args
+        if n_missing:
+            why = f"{n_missing} of its {n_prompts} are not captured yet; finish it with the command that began it"
+        else:
+            why = f"{n_unknown} went through a chat template before stores kept what they were; give the same prompts again"
+        return f"run {run_id} has not all of its prompts: {why}"
 
 
 class GenerationNotFound(ActlakeError, LookupError):

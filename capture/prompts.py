@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,6 +69,12 @@ def prompts_from(source: Iterable[str | Mapping[str, Any] | Prompt] | os.PathLik
         raise InvalidOption("prompts", source, "give a list of prompts, or a pathlib.Path to a file of them")
     records = ({"prompt": record} if isinstance(record, str) else record for record in source)
     return [_prompt(record, f"prompt {number}") for number, record in enumerate(records, 1)]
+
+
+def sources(prompts: Iterable[Prompt]) -> list[str]:
+    """The files that prompts came from, as they were named."""
+    found = (re.fullmatch(r"(.*), (?:line|row) \d+", prompt.where, re.DOTALL) for prompt in prompts)
+    return list(dict.fromkeys(match[1] for match in found if match))
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -6,24 +6,28 @@ reserved by its first commit, so the same command finds its run again, skips wha
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from ..store import CapturedGeneration, Commit, DataFile, Location, Log, Reader, Reservation, Snapshot, write_table
 from ..store.schema import RUNS
 from .models import Model
 from .options import CaptureOptions
 from .plan import Plan, Work
+from .prompts import sources
 
 
 def run_key(model: Model, plan: Plan, options: CaptureOptions) -> str:
     """What the run is, as one word: the same for the same model, tokenizer, options and prompts."""
     prompts = [_identity(work) for work in plan.works]
-    row = run_row(model, plan, options)
+    row = _row(model, options, _how(model, plan, options))
     same = ("model_hash", "tokenizer_hash", "precision", "recorded", "gradient_target", "generation_config", "seed")
     identity = json.dumps([[row[name] for name in same], prompts], sort_keys=True)
     return f"run/{hashlib.sha256(identity.encode()).hexdigest()}"
@@ -36,9 +40,31 @@ def _identity(work: Work) -> list[Any]:
 
 
 def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]:
-    """The row of `runs`, without the number that the store gives it."""
+    """The row of `runs`, without the number that the store gives it.
+
+    Its `generation_config` says, beside what the run is, how it came about.
+    """
+    device = model.device
+    of_prompts = hashlib.sha256()
+    for work in plan.works:
+        of_prompts.update(f"{json.dumps({**work.prompt.record, **work.prompt.metadata})}\n".encode())
+    given = {each.name: getattr(options, each.name) for each in fields(options)}
+    beside = {
+        "device": str(device),
+        **({"device_name": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
+        "attn_implementation": getattr(model.network.config, "_attn_implementation", None),
+        "options": {
+            name: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for name, v in given.items()
+        },
+        "prompts": {"sha256": of_prompts.hexdigest(), "sources": sources(work.prompt for work in plan.works)},
+    }
+    return _row(model, options, _how(model, plan, options) | beside)
+
+
+def _how(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]:
+    """What of the run's options, and of what they meant for this model, makes it another run."""
     anatomy = model.anatomy
-    how = {
+    return {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,
         "top_k": options.top_k,
@@ -50,6 +76,10 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
         "ffn": anatomy.ffn,
         **({} if anatomy.is_causal else {"attention": "bidirectional"}),
     }
+
+
+def _row(model: Model, options: CaptureOptions, config: Mapping[str, Any]) -> dict[str, Any]:
+    anatomy = model.anatomy
     libraries = ("actlake", "torch", "transformers", "tokenizers", "pyarrow")
     return {
         "name": options.name or model.name,
@@ -65,9 +95,11 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
         "precision": options.precision,
         "recorded": list(options.recorded),
         "gradient_target": options.target,
-        "generation_config": json.dumps(how),
+        "generation_config": json.dumps(config),
         "seed": options.seed,
-        "versions": json.dumps({library: metadata.version(library) for library in libraries}),
+        "versions": json.dumps(
+            {library: metadata.version(library) for library in libraries} | {"python": platform.python_version()}
+        ),
         "created_at": datetime.now(UTC).replace(tzinfo=None),
         "status": "capturing",
     }

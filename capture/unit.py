@@ -60,6 +60,8 @@ def _captured_generation(
 ) -> CapturedGeneration:
     text, ids = model.text, [*work.token_ids, *completion]
     char_start, char_end = text.spans(work.text, work.token_ids, completion)
+    as_it_stands = model.anatomy.is_causal or not work.prompt.generate  # what is not written is else taken for a `text`
+    source = work.prompt.record if work.chat or work.completion_ids or not as_it_stands else None
     reason: FinishReason = "given" if work.completion_ids else "stop"
     if work.max_new_tokens:
         reason = finish_reason(completion, model.end_ids, options.max_new_tokens)
@@ -88,5 +90,5 @@ def _captured_generation(
         gradients=recorded.gradients if options.records("gradients") else None,
         gradient_scores=recorded.gradients if options.records("gradient_scores") else None,
         masked=recorded.masked,
-        source=work.prompt.record if work.chat or work.completion_ids else None,
+        source=source,
     )

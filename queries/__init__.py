@@ -5,9 +5,10 @@ from .database import Store
 from .examples import Example, examples
 from .export import whole_file
 from .factors import NEGATIVES, Factors, Negatives, nmf
-from .formats import FORMATS, Format, table_text, write_rows
+from .formats import FORMATS, Format, shown, table_text, write_rows
 from .generation import Generation
 from .limits import Limits, parse_bytes
+from .provenance import Provenance
 from .saliency import METHODS, Method, SaliencyMatrix, saliency_matrix
 from .sandbox import QueryResult
 
@@ -22,6 +23,7 @@ __all__ = [
     "Limits",
     "Method",
     "Negatives",
+    "Provenance",
     "QueryResult",
     "SaliencyMatrix",
     "Store",
@@ -30,6 +32,7 @@ __all__ = [
     "nmf",
     "parse_bytes",
     "saliency_matrix",
+    "shown",
     "table_text",
     "whole_file",
     "write_rows",

@@ -10,7 +10,7 @@ import duckdb
 import pandas as pd
 import pyarrow.dataset as pads
 
-from ..errors import InvalidOption, RunNotFound, UnknownLayer
+from ..errors import InvalidOption, PromptsNotKept, RunNotFound, UnknownLayer
 from ..store import TABLES, Batch, Footers, Location, Log, Reader, partly_indexed, save_factorization, shapes
 from .catalog import dot_command
 from .connection import Database, empty_files
@@ -21,6 +21,7 @@ from .formats import Format
 from .generation import Generation, generation_not_found
 from .interchange import arrow_dataset, hugging_face_datasets
 from .limits import Limits
+from .provenance import Provenance, parsed, prompt_record
 from .responding import moments
 from .sandbox import QueryResult, Sandbox
 from .saved import factorization_of
@@ -145,6 +146,47 @@ class Store:
     def runs(self) -> pd.DataFrame:
         """The rows of `runs`, by run_id."""
         return self._frame("select * from runs order by run_id")
+
+    def run(self, run_id: int) -> Provenance:
+        """How a run was made, and what would make it again. Raises RunNotFound."""
+        if not 0 <= run_id < len(self.snapshot.reservations):
+            raise RunNotFound(run_id, len(self.snapshot.reservations))
+        (row,) = self._reader.rows(self.snapshot, "runs", run_id=run_id).to_pylist()
+        query = """
+            select
+                count(*),
+                coalesce(sum(n_tokens), 0)::bigint,
+                count(*) filter ($chat and source is null and n_tokens > n_prompt_tokens)
+            from generations
+            where run_id = $run
+        """
+        parsed_row = parsed(row)
+        chat = bool(parsed_row["generation_config"].get("chat"))
+        with self.reading(query, {"run": run_id, "chat": chat}) as counts:
+            ((n_generations, n_tokens, n_unknown),) = counts.fetchall()
+        n_prompts = self.snapshot.reservations[run_id].n_generations
+        return Provenance(self.uri, parsed_row, n_prompts, n_generations, n_tokens, n_unknown)
+
+    def prompts(self, run_id: int) -> Iterator[dict[str, Any]]:
+        """The prompts of a run as they were given, in their order, for `actlake.capture`: the same prompts and options are the
+        same run. Raises RunNotFound, or PromptsNotKept where the store has not all of them.
+        """
+        run = self.run(run_id)
+        if not run.keeps_prompts:
+            raise PromptsNotKept(run_id, run.n_prompts, run.n_prompts - run.n_generations, run.n_unknown_prompts)
+        query = """
+            select prompt, source, metadata, n_tokens > n_prompt_tokens as written
+            from generations
+            where run_id = ?
+            order by prompt_index
+        """
+        return self._records(query, run_id)
+
+    def _records(self, query: str, run_id: int) -> Iterator[dict[str, Any]]:
+        with self.reading(query, [run_id]) as rows:
+            for batch in rows.to_arrow_reader(1024):
+                for row in batch.to_pylist():
+                    yield prompt_record(**row)
 
     def generations(self) -> pd.DataFrame:
         """The rows of `generations` with their run's model, by generation_id."""

@@ -47,14 +47,17 @@ def _cell(value: Any) -> str:
         return "NULL"
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value)
-    if not text.isprintable() or text != text.strip():
-        text = (
-            json.dumps(text, ensure_ascii=False)
-            if text.replace("\n", "").replace("\t", "").isprintable()
-            else ascii(text)
-        )
+    text = shown(str(value))
     return text if len(text) <= CELL_WIDTH else f"{text[: CELL_WIDTH - 1]}…"
+
+
+def shown(text: str) -> str:
+    """A text for a terminal: quoted, with escapes, where it holds control characters or begins or ends with white space."""
+    if text.isprintable() and text == text.strip():
+        return text
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return json.dumps(text, ensure_ascii=False)
+    return ascii(text)
 
 
 def _write_table(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:

@@ -120,7 +120,11 @@ RUNS = Table(
             "what of the generated token gradients are of: logit, logprob, or contrast (its logit less the runner-up's)",
             nullable=True,
         ),
-        Column("generation_config", TEXT, "JSON: how text was generated, and which layers were recorded"),
+        Column(
+            "generation_config",
+            TEXT,
+            "JSON: how text was generated, which layers were recorded; device, options as given, where prompts came from",
+        ),
         Column("seed", ID, "seed of the sampler"),
         Column("versions", TEXT, "JSON: versions of the libraries that captured"),
         Column("created_at", TIME, "when the run was registered, UTC"),
