@@ -45,6 +45,7 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
         "dtype": model.dtype,
         "layers": plan.layers,
         "ffn": anatomy.ffn,
+        **({"lens": options.lens} if options.records("layer_predictions") else {}),
         **({} if anatomy.is_causal else {"attention": "bidirectional"}),
     }
     libraries = ("actlake", "torch", "transformers", "tokenizers", "pyarrow")

@@ -3,22 +3,24 @@
 Texts are padded at the right, where causal attention never looks; every position of every text is real.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 
-from ..store import GradientTarget
+from ..store import CapturedPredictions, GradientTarget
 from . import memory
 from .float32 import in_float32
 from .gradients import Graph, output_gradients, target_gradients
+from .lens import layer_predictions
 from .masked import masked_gradients, masked_predictions, masked_targets
 from .models import Model
+from .stream import OfStream, Stream, residual_stream
 
 PREDICTIONS_AT_ONCE = 256
 """Positions whose distributions over the vocabulary are held together."""
@@ -39,6 +41,8 @@ class Recorded:
     entropy: Float32[np.ndarray, "n"]
     masked: tuple[int, ...] | None = None
     targets: tuple[int, ...] = ()
+    hidden_states: Mapping[int, Float32[np.ndarray, "n d_hidden"]] = field(default_factory=dict)
+    layer_predictions: Mapping[int, CapturedPredictions] = field(default_factory=dict)
 
 
 def replay(
@@ -50,8 +54,10 @@ def replay(
     gradients: GradientTarget | None,
     gradient_tokens: int | Literal["auto"],
     scores: bool = False,
+    stream: OfStream = OfStream(),  # noqa: B008  frozen
 ) -> list[Recorded]:
-    """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients of a target if wanted.
+    """Record texts (token ids) in one batch: embeddings, activations of these layers, gradients of a target if wanted, and
+    what is wanted of the residual stream.
 
     With `scores` the gradients' scores, [inputs, 4], are in their place.
 
@@ -68,14 +74,16 @@ def replay(
     has_outputs = any(len(text) > p for text, p in zip(texts, n_prompt_tokens, strict=True))
     target = gradients if has_outputs else None
     one_pass = target is not None and model.dtype == "float32"
-    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
+    reading = residual_stream(model.network, model.anatomy, stream.layers)
+    with reading as flow, _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    lengths = list(map(len, texts))
+    of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], stream)
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
     ]
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
-        lengths = [len(text) for text in texts]
         whole = Graph(taps.embedding, taps.last_hidden)
         if not one_pass:
             whole, logits = _graph(model, ids, mask, unembeds=True)
@@ -98,8 +106,9 @@ def replay(
             {layer: a[row, :n] for layer, a in activations.items()},
             columns[row],
             *predictions[row],
+            **of_flow[row],
         )
-        for row, n in enumerate(map(len, texts))
+        for row, n in enumerate(lengths)
     ]
 
 
@@ -110,6 +119,7 @@ def replay_encoder(
     *,
     layers: Sequence[int],
     gradients: bool,
+    stream: OfStream = OfStream(),  # noqa: B008  frozen
 ) -> list[Recorded]:
     """As `replay`, for a model that reads all positions at once.
 
@@ -122,13 +132,19 @@ def replay_encoder(
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
     gradients = gradients and any(masked)
     one_pass = gradients and model.dtype == "float32"
-    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
+    reading = residual_stream(model.network, model.anatomy, stream.layers)
+    with reading as flow, _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         output = model.network(input_ids=ids, attention_mask=mask)
     logits = output.logits if model.mask_id is not None else torch.zeros(*ids.shape, 0, device=ids.device)
     chosen = [
         masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
         for row, positions in enumerate(masked)
     ]
+    explained = [[-1] * n for n in lengths]
+    for row, positions in enumerate(masked):
+        for position, token_id in zip(positions, chosen[row], strict=True):
+            explained[row][position] = token_id
+    of_flow = _of_flow(model, flow, logits, explained, stream)
     columns: list[list[Float32[np.ndarray, "_ d_model"]]] = [[] for _ in texts]
     if one_pass:
         columns = masked_gradients(taps.embedding, logits, masked, chosen, lengths)
@@ -146,6 +162,7 @@ def replay_encoder(
             *masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]),
             masked=tuple(masked[row]),
             targets=chosen[row],
+            **of_flow[row],
         )
         for row, n in enumerate(lengths)
     ]
@@ -208,6 +225,26 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _of_flow(
+    model: Model,
+    flow: Stream,
+    logits: Float[Tensor, "batch pos vocab"],
+    explained: Sequence[Sequence[int]],
+    wanted: OfStream,
+) -> list[dict[str, Any]]:
+    """For each text what is wanted of the residual stream; `explained` are the tokens to find among the predictions."""
+    batch, width = logits.shape[:2]
+    states = {layer: _numpy(flow.states[layer]).reshape(batch, width, -1) for layer in wanted.states}
+    said = layer_predictions(model, flow, logits.detach(), explained, wanted)
+    return [
+        {
+            "hidden_states": {layer: of_layer[row, : len(text)] for layer, of_layer in states.items()},
+            "layer_predictions": said[row],
+        }
+        for row, text in enumerate(explained)
+    ]
 
 
 def _predictions(
