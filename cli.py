@@ -33,7 +33,7 @@ from .queries import (
     whole_file,
     write_rows,
 )
-from .store import GRADIENT_TARGETS, PRECISIONS, RECORDS, Location, Log, parse_ranges
+from .store import DEFAULT_RECORDS, GRADIENT_TARGETS, PRECISIONS, RECORDS, Location, Log, parse_ranges
 from .store import compact as compact_store
 from .store import gc as gc_store
 from .store import index as index_store
@@ -101,7 +101,13 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--model", required=True, help="A Hugging Face id, a local folder, a .gguf file, or smollm2-135m.")
 @click.option("--prompt", "texts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
 @click.option("--max-new-tokens", type=int, default=40, show_default=True, help="Most tokens to write.")
-@click.option("--record", default=",".join(RECORDS), show_default=True, metavar="LIST", help="What to record.")
+@click.option(
+    "--record",
+    default=",".join(DEFAULT_RECORDS),
+    show_default=True,
+    metavar="LIST",
+    help=f"What to record: any of {', '.join(RECORDS)}.",
+)
 @click.option(
     "--gradients",
     default="vectors",
@@ -109,7 +115,14 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
     metavar="vectors|scores|off",
     help="What is kept of gradients; scores take a small part of the bytes.",
 )
-@click.option("--layers", metavar="LAYERS", help="Layers whose activations are recorded, as 0,3-5.  [default: all]")
+@click.option("--layers", metavar="LAYERS", help="Layers that are recorded, as 0,3-5.  [default: all]")
+@click.option(
+    "--lens",
+    default="normed",
+    show_default=True,
+    metavar="normed|raw",
+    help="How layer_predictions are made: with the final norm, or without.",
+)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True)
 @click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", help="Texts at once.")
 @click.option("--ffn", metavar="PATTERN", help="The FFNNs' output projections, where they are not to be searched.")

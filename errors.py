@@ -383,14 +383,14 @@ class PortInUse(ActlakeError, OSError):
 
 
 def number_ranges(numbers: Sequence[int]) -> str:
-    """Numbers as people write them.
+    """Numbers as people write them; those below 0 each by itself.
 
-    >>> number_ranges([0, 3, 4, 5, 9])
-    '0,3-5,9'
+    >>> number_ranges([-1, 0, 3, 4, 5, 9])
+    '-1,0,3-5,9'
     """
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
-        if runs and number == runs[-1][1] + 1:
+        if runs and number == runs[-1][1] + 1 and number > 0:
             runs[-1][1] = number
         else:
             runs.append([number, number])

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import InvalidOption
-from ..store import GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Precision, Record
+from ..store import DEFAULT_RECORDS, GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Precision, Record
 from .anatomy import check_pattern
 from .generate import Sampling
 from .models import DType
+from .stream import LENSES, Lens
 
 Gradients = Literal["vectors", "scores", "off"]
 GRADIENTS: tuple[Gradients, ...] = get_args(Gradients)
@@ -19,10 +20,11 @@ class CaptureOptions:
     """What to write and what to record.
 
     max_new_tokens  the most tokens to write after each prompt
-    record          any of embeddings, gradients, activations
+    record          any of embeddings, gradients, activations, which it is unless told, hidden_states, layer_predictions
     gradients       what is kept of gradients: vectors, scores (their saliency by each method, a small part of the bytes),
                     or off, which is as if `record` did not name them
-    layers          the layers whose activations are recorded; all of them unless told
+    layers          the layers of which activations, hidden states and predictions are recorded; all of them unless told
+    lens            how layer_predictions are made of a layer's hidden states: normed (the final norm first) or raw
     precision       what recorded vectors are rounded to
     batch_size      texts at once, or "auto": as many as have 512 tokens together, at most 32
     ffn             the FFNNs' output projections, where they are not to be searched: model.layers.{i}.mlp.down_proj
@@ -39,9 +41,10 @@ class CaptureOptions:
     """
 
     max_new_tokens: int = 40
-    record: Sequence[Record] = RECORDS
+    record: Sequence[Record] = DEFAULT_RECORDS
     gradients: Gradients = "vectors"
     layers: Sequence[int] | None = None
+    lens: Lens = "normed"
     precision: Precision = "bfloat16"
     batch_size: int | Literal["auto"] = "auto"
     ffn: str | None = None
@@ -66,6 +69,8 @@ class CaptureOptions:
             raise InvalidOption("gradients", self.gradients, f"choose one of {', '.join(GRADIENTS)}")
         if self.gradients == "scores" and "gradients" not in self.record:
             raise InvalidOption("gradients", self.gradients, "let `record` name gradients")
+        if self.lens not in LENSES:
+            raise InvalidOption("lens", self.lens, f"choose one of {', '.join(LENSES)}")
         if self.precision not in PRECISIONS:
             raise InvalidOption("precision", self.precision, f"choose one of {', '.join(PRECISIONS)}")
         if self.ffn is not None:

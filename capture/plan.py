@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..errors import InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer
+from ..store import Record
 from ..store.precision import BYTES_PER_VALUE
 from .chat import Chat, chat_of
+from .lens import check_stream
 from .models import Model
 from .options import CaptureOptions
 from .prompts import Prompt
@@ -19,6 +21,9 @@ BATCH_TOKENS = 512
 MAX_BATCH = 32
 BYTES_PER_SCORES = 16
 """What the scores of one pair of positions take in a file, roughly."""
+BYTES_PER_PREDICTION = 100
+"""What one row of `layer_predictions` takes in a file, roughly."""
+BY_LAYER: tuple[Record, ...] = ("activations", "hidden_states", "layer_predictions")
 WINDOW = 512
 """Prompts are sorted by length within windows of this many, so that a file's generation ids lie close together."""
 
@@ -76,8 +81,9 @@ def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) 
         raise InvalidOption("record", ",".join(options.record), wanted)
     if options.chat and not model.anatomy.is_causal:
         raise InvalidOption("chat", True, f"{model.name} is an encoder, which answers nothing")
+    check_stream(model, options)
     works = [_work(model, index, prompt, options) for index, prompt in enumerate(prompts)]
-    return Plan(works, layers if options.records("activations") else ())
+    return Plan(works, layers if any(map(options.records, BY_LAYER)) else ())
 
 
 def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, int]:
@@ -100,6 +106,10 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
         budget["activation_vectors"] = round(tokens * len(plan.layers) * d_ff * per_value)
         if options.index:
             budget["neuron_vectors"] = budget["activation_vectors"]
+    if options.records("hidden_states"):
+        budget["hidden_states"] = round(tokens * (len(plan.layers) + 1) * d_model * per_value)
+    if options.records("layer_predictions"):
+        budget["layer_predictions"] = tokens * len(plan.layers) * BYTES_PER_PREDICTION
     return budget
 
 

@@ -20,14 +20,14 @@ def check_anatomy(model: nn.Module, anatomy: Anatomy, name: str) -> None:
     residual); and a text's activations are the same alone, right-padded and, in a causal model, continued and left-padded
     (as `generate()` pads it).
     """
-    tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 3e-2
+    tolerance = tolerance_of(model)
     ids = some_tokens(model)
     calls = forward_calls(model, ids)
     alone = _layers(calls, anatomy.ffn_outputs, name)
     blocks = _layers(calls, anatomy.blocks, name)
     _check_order(alone, blocks, name)
     for layer, (ffn, call, block) in enumerate(zip(anatomy.ffns, alone, blocks, strict=True)):
-        if not _close(_linear(call.module, call.input), call.output, tolerance):
+        if not close(_linear(call.module, call.input), call.output, tolerance):
             raise ModelRefused(name, f"in layer {layer}, {call.name} does not give its input times its weight")
         for around in _around(ffn, call, block, calls):
             if not _gives(around, call.output, tolerance):
@@ -41,16 +41,16 @@ def check_anatomy(model: nn.Module, anatomy: Anatomy, name: str) -> None:
     followed = _layers(forward_calls(model, longer, mask), anatomy.ffn_outputs, name)
     for layer, (call, after) in enumerate(zip(alone, followed, strict=True)):
         padded, continued = after.input.view(2, 2 * N_TOKENS, -1)[:, :N_TOKENS]
-        if not _close(_rows(call), padded, 10 * tolerance):
+        if not close(_rows(call), padded, 10 * tolerance):
             raise ModelRefused(name, f"padding changes the activations of layer {layer}")
-        if anatomy.is_causal and not _close(_rows(call), continued, 10 * tolerance):
+        if anatomy.is_causal and not close(_rows(call), continued, 10 * tolerance):
             raise ModelRefused(name, f"later tokens change the activations of layer {layer}: the model is not causal")
     if not anatomy.is_causal:
         return
     longer = torch.cat([more, ids], dim=1).expand(2, -1)
     preceded = _layers(calls_in(model, lambda: _first_step(model, longer, mask.flip(1))), anatomy.ffn_outputs, name)
     for layer, (call, after) in enumerate(zip(alone, preceded, strict=True)):
-        if not _close(_rows(call), after.input.view(2, 2 * N_TOKENS, -1)[0, N_TOKENS:], 10 * tolerance):
+        if not close(_rows(call), after.input.view(2, 2 * N_TOKENS, -1)[0, N_TOKENS:], 10 * tolerance):
             raise ModelRefused(name, f"padding at the left changes the activations of layer {layer}")
 
 
@@ -100,9 +100,15 @@ def _gives(ffn: Call, projected: Tensor, tolerance: float) -> bool:
         return False
     output = ffn.output.reshape(projected.shape)
     residuals = [x.reshape(projected.shape) for x in ffn.inputs if x.numel() == projected.numel()]
-    return any(_close(output - residual, projected, tolerance) for residual in (torch.zeros_like(output), *residuals))
+    return any(close(output - residual, projected, tolerance) for residual in (torch.zeros_like(output), *residuals))
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+def tolerance_of(model: nn.Module) -> float:
+    """How much of the greatest value two ways to compute the same may differ by."""
+    return 1e-4 if next(model.parameters()).dtype == torch.float32 else 3e-2
+
+
+def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether two tensors of one shape are the same, but for that much of the second's greatest value."""
     scale = float(b.abs().max()) or 1.0
     return bool(((a - b).abs().max() <= tolerance * scale).item())

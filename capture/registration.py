@@ -74,6 +74,7 @@ def _how(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]:
         "dtype": model.dtype,
         "layers": plan.layers,
         "ffn": anatomy.ffn,
+        **({"lens": options.lens} if options.records("layer_predictions") else {}),
         **({} if anatomy.is_causal else {"attention": "bidirectional"}),
     }
 

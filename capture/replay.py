@@ -3,22 +3,24 @@
 Texts are padded at the right, where causal attention never looks; every position of every text is real.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 
-from ..store import GradientTarget
+from ..store import CapturedPredictions, GradientTarget
 from . import memory
 from .float32 import in_float32
 from .gradients import Graph, Output, masked_outputs, output_gradients, target_gradients, written_outputs
+from .lens import layer_predictions
 from .masked import masked_predictions, masked_targets
 from .models import Model
+from .stream import OfStream, Stream, residual_stream
 
 PREDICTIONS_AT_ONCE = 256
 """Positions whose distributions over the vocabulary are held together."""
@@ -39,6 +41,8 @@ class Recorded:
     entropy: Float32[np.ndarray, "n"]
     masked: tuple[int, ...] | None = None
     targets: tuple[int, ...] = ()
+    hidden_states: Mapping[int, Float32[np.ndarray, "n d_hidden"]] = field(default_factory=dict)
+    layer_predictions: Mapping[int, CapturedPredictions] = field(default_factory=dict)
 
 
 def replay(
@@ -50,15 +54,18 @@ def replay(
     gradients: GradientTarget | None,
     gradient_tokens: int | Literal["auto"],
     scores: bool = False,
+    stream: OfStream = OfStream(),  # noqa: B008  frozen
 ) -> list[Recorded]:
-    """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients of a target if wanted.
+    """Record texts (token ids) in one batch: embeddings, activations of these layers, gradients of a target if wanted, and
+    what is wanted of the residual stream.
 
     With `scores` the gradients' scores, [inputs, 4], are in their place.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
     backward passes over `gradient_tokens` positions at a time. Gradients are computed in float32 whatever the model computes in.
     """
-    width = max(map(len, texts))
+    lengths = list(map(len, texts))
+    width = max(lengths)
     ids = torch.full((len(texts), width), model.pad_id)
     mask = torch.zeros_like(ids)
     for row, text in enumerate(texts):
@@ -67,8 +74,10 @@ def replay(
     ids, mask = ids.to(model.device), mask.to(model.device)
     outputs = [written_outputs(text, p) for text, p in zip(texts, n_prompt_tokens, strict=True)]
     target = gradients if any(outputs) else None
-    with _recording_pass(model, layers, target) as taps:
+    reading = residual_stream(model.network, model.anatomy, stream.layers)
+    with reading as flow, _recording_pass(model, layers, target) as taps:
         logits = _forward(model, ids, mask)
+    of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], stream)
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
     ]
@@ -86,8 +95,9 @@ def replay(
             {layer: a[row, :n] for layer, a in activations.items()},
             columns[row],
             *predictions[row],
+            **of_flow[row],
         )
-        for row, n in enumerate(map(len, texts))
+        for row, n in enumerate(lengths)
     ]
 
 
@@ -100,6 +110,7 @@ def replay_encoder(
     gradients: GradientTarget | None,
     gradient_tokens: int | Literal["auto"],
     scores: bool = False,
+    stream: OfStream = OfStream(),  # noqa: B008  frozen
 ) -> list[Recorded]:
     """As `replay`, for a model that reads all positions at once: a gradient is with respect to every embedding of the text.
 
@@ -111,7 +122,8 @@ def replay_encoder(
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long().to(model.device)
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
     target = gradients if any(masked) else None
-    with _recording_pass(model, layers, target) as taps:
+    reading = residual_stream(model.network, model.anatomy, stream.layers)
+    with reading as flow, _recording_pass(model, layers, target) as taps:
         logits = _forward(model, ids, mask)
     chosen = [
         masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
@@ -120,6 +132,11 @@ def replay_encoder(
     predictions = [
         masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]) for row, n in enumerate(lengths)
     ]
+    explained = [[-1] * n for n in lengths]
+    for row, positions in enumerate(masked):
+        for position, token_id in zip(positions, chosen[row], strict=True):
+            explained[row][position] = token_id
+    of_flow = _of_flow(model, flow, logits, explained, stream)
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
         outputs = [masked_outputs(*of_row) for of_row in zip(masked, chosen, lengths, strict=True)]
@@ -137,6 +154,7 @@ def replay_encoder(
             *predictions[row],
             masked=tuple(masked[row]),
             targets=chosen[row],
+            **of_flow[row],
         )
         for row, n in enumerate(lengths)
     ]
@@ -252,6 +270,26 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _of_flow(
+    model: Model,
+    flow: Stream,
+    logits: Float[Tensor, "batch pos vocab"],
+    explained: Sequence[Sequence[int]],
+    wanted: OfStream,
+) -> list[dict[str, Any]]:
+    """For each text what is wanted of the residual stream; `explained` are the tokens to find among the predictions."""
+    batch, width = logits.shape[:2]
+    states = {layer: _numpy(flow.states[layer]).reshape(batch, width, -1) for layer in wanted.states}
+    said = layer_predictions(model, flow, logits.detach(), explained, wanted)
+    return [
+        {
+            "hidden_states": {layer: of_layer[row, : len(text)] for layer, of_layer in states.items()},
+            "layer_predictions": said[row],
+        }
+        for row, text in enumerate(explained)
+    ]
 
 
 def _predictions(

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..store import CapturedGeneration, CapturedTokens, Reservation
 from .generate import FinishReason, continuations, finish_reason
+from .lens import of_stream
 from .models import Model
 from .options import CaptureOptions
 from .plan import Work
@@ -16,7 +17,8 @@ def capture_unit(
     model: Model, works: Sequence[Work], layers: Sequence[int], options: CaptureOptions, reservation: Reservation
 ) -> list[CapturedGeneration]:
     """Generate and replay one batch; nothing is written."""
-    prompts = [work.token_ids for work in works]
+    prompts, stream = [work.token_ids for work in works], of_stream(layers, options)
+    layers = layers if options.records("activations") else ()
     if not model.anatomy.is_causal:
         texts = replay_encoder(
             model,
@@ -26,6 +28,7 @@ def capture_unit(
             gradients=options.target,
             scores=options.records("gradient_scores"),
             gradient_tokens=options.gradient_tokens,
+            stream=stream,
         )
         return [
             _captured_generation(model, work, [], what, options, reservation)
@@ -43,6 +46,7 @@ def capture_unit(
         gradients=options.target,
         scores=options.records("gradient_scores"),
         gradient_tokens=options.gradient_tokens,
+        stream=stream,
     )
     return [
         _captured_generation(model, work, completion, what, options, reservation)
@@ -91,4 +95,6 @@ def _captured_generation(
         gradient_scores=recorded.gradients if options.records("gradient_scores") else None,
         masked=recorded.masked,
         source=source,
+        hidden_states=recorded.hidden_states if options.records("hidden_states") else None,
+        layer_predictions=recorded.layer_predictions if options.records("layer_predictions") else None,
     )

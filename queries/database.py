@@ -212,12 +212,13 @@ class Store:
             raise generation_not_found(generation_id, self.snapshot, self._reader)
         row = rows[0]
         (run,) = self._reader.rows(self.snapshot, "runs", run_id=row["run_id"]).to_pylist()
-        layers = json.loads(run["generation_config"])["layers"] if "activations" in run["recorded"] else ()
+        layers = tuple(json.loads(run["generation_config"])["layers"])
         return Generation(
             **{**row, "metadata": json.loads(row["metadata"]), "source": json.loads(row["source"] or "null")},
             model=run["model"],
             recorded=frozenset(run["recorded"]),
-            layers=tuple(layers),
+            layers=layers if "activations" in run["recorded"] else (),
+            hidden_layers=(-1, *layers) if "hidden_states" in run["recorded"] else (),
             _reader=self._reader,
             _snapshot=self.snapshot,
         )
@@ -241,7 +242,7 @@ class Store:
         return factorization_id
 
     def batches(self, table: str, **wanted: int | tuple[int, int]) -> Iterator[Batch]:
-        """All rows of a table with vectors (`activation_vectors`, `embeddings`, `gradients`, …) as arrays, in its order.
+        """All rows of a table with vectors (`activation_vectors`, `hidden_states`, `gradients`, …) as arrays, in its order.
 
         `wanted` narrows key columns to a value or a range (both ends included): `layer=4`, `generation_id=(10, 19)`. Each
         batch has `.keys`, a dict of arrays, and `.vectors`, a float32 matrix of at most some 4 MB; the next are

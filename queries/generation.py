@@ -16,7 +16,11 @@ from .saliency import Method, SaliencyMatrix, check_method, saliency_matrix, sal
 
 @dataclass(frozen=True)
 class Generation:
-    """A prompt and what the model wrote after it; `n_tokens` positions, the first `n_prompt_tokens` of them the prompt."""
+    """A prompt and what the model wrote after it; `n_tokens` positions, the first `n_prompt_tokens` of them the prompt.
+
+    `layers` are those of which activations were recorded, `hidden_layers` those of which hidden states were (-1: what enters
+    the first block).
+    """
 
     generation_id: int
     run_id: int
@@ -31,6 +35,7 @@ class Generation:
     model: str
     recorded: frozenset[str]
     layers: tuple[int, ...]
+    hidden_layers: tuple[int, ...]
     _reader: Reader = field(repr=False, compare=False)
     _snapshot: Snapshot = field(repr=False, compare=False)
 
@@ -71,7 +76,24 @@ class Generation:
 
         Raises NotRecorded, or UnknownLayer.
         """
-        return self._reader.layers(self._snapshot, self.generation_id, self._known(layers))
+        known = self._known("activations", self.layers, layers)
+        return self._reader.layers(self._snapshot, self.generation_id, known)
+
+    def hidden_states(self, layers: Sequence[int] | None = None) -> Float32[np.ndarray, "positions layers d_model"]:
+        """The residual stream after these layers, in the order asked for (all that were recorded, ascending, unless told, so
+        first layer -1: what enters the first block); one that is named twice is there once.
+
+        Raises NotRecorded, or UnknownLayer.
+        """
+        known = self._known("hidden_states", self.hidden_layers, layers)
+        states = self._reader.layers(self._snapshot, self.generation_id, known, of="hidden_states")
+        return states.reshape(self.n_tokens, len(known), -1)
+
+    def layer_predictions(self) -> pd.DataFrame:
+        """The rows of `layer_predictions`, by layer and position, without generation_id. Raises NotRecorded."""
+        self._check_recorded("layer_predictions")
+        rows = self._reader.rows(self._snapshot, "layer_predictions", generation_id=self.generation_id)
+        return rows.drop_columns(["generation_id"]).to_pandas()
 
     def saliency(self, method: Method = "grad_x_input") -> SaliencyMatrix:
         """Shares of each input in each generated token, [output positions, input positions]; a row sums to 1.
@@ -100,7 +122,7 @@ class Generation:
 
         `Store.save` keeps them, for SQL to join.
         """
-        known = self._known(layers)
+        known = self._known("activations", self.layers, layers)
         activations = self.activations(known)
         factors = nmf(activations, k, layers=known, negatives=negatives, scale_layers=scale_layers, seed=seed)
         ids, positions = np.full(self.n_tokens, self.generation_id), np.arange(self.n_tokens, dtype=np.int32)
@@ -120,11 +142,11 @@ class Generation:
         n_inputs = list(self._n_inputs().values())
         return np.split(pairs, np.cumsum(n_inputs)[:-1]) if n_inputs else []
 
-    def _known(self, layers: Sequence[int] | None) -> tuple[int, ...]:
-        self._check_recorded("activations")
-        asked = self.layers if layers is None else tuple(dict.fromkeys(layers))
-        if not asked or set(asked) - set(self.layers):
-            raise UnknownLayer(sorted(set(asked) - set(self.layers)), self.layers)
+    def _known(self, what: str, recorded: tuple[int, ...], layers: Sequence[int] | None) -> tuple[int, ...]:
+        self._check_recorded(what)
+        asked = recorded if layers is None else tuple(dict.fromkeys(layers))
+        if not asked or set(asked) - set(recorded):
+            raise UnknownLayer(sorted(set(asked) - set(recorded)), recorded)
         return asked
 
     def _vectors(self, what: Literal["embeddings", "gradients"]) -> Float32[np.ndarray, "rows width"]:

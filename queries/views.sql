@@ -1,7 +1,7 @@
 -- Views and macros over the tables of a store, and what they mean. The tables themselves (runs, generations, tokens, embeddings,
--- gradients, gradient_scores, activation_vectors, segments, neuron_vectors, neuron_partials) are views of their Parquet files, made from the
--- snapshot before this script runs. So are unindexed_files, the files of activation_vectors of which neuron_vectors has not all
--- layers, and indexed_layers, the layers of them that it has.
+-- gradients, gradient_scores, activation_vectors, hidden_states, layer_predictions, segments, neuron_vectors, neuron_partials) are
+-- views of their Parquet files, made from the snapshot before this script runs. So are unindexed_files, the files of
+-- activation_vectors of which neuron_vectors has not all layers, and indexed_layers, the layers of them that it has.
 
 create view unindexed_activation_vectors as
 select generation_id, position, layer, activation

@@ -10,18 +10,20 @@ from .log import Commit, DataFile, Log, Range, Reservation, Snapshot
 from .precision import PRECISIONS, Precision, rounded
 from .ranges import parse_ranges
 from .reader import Batch, Reader
-from .schema import GRADIENT_TARGETS, RECORDS, TABLES, Column, GradientTarget, Record, Table
+from .schema import DEFAULT_RECORDS, GRADIENT_TARGETS, RECORDS, TABLES, Column, GradientTarget, Record, Table
 from .shapes import Shape, shapes
-from .shard import CapturedGeneration, CapturedTokens, write_shard, write_table
+from .shard import CapturedGeneration, CapturedPredictions, CapturedTokens, write_shard, write_table
 from .verify import Report, verify
 
 __all__ = [
+    "DEFAULT_RECORDS",
     "GRADIENT_TARGETS",
     "PRECISIONS",
     "RECORDS",
     "TABLES",
     "Batch",
     "CapturedGeneration",
+    "CapturedPredictions",
     "CapturedTokens",
     "Collected",
     "Column",

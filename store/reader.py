@@ -127,10 +127,12 @@ class Reader:
         return batches[0].vectors if len(batches) == 1 else np.concatenate([batch.vectors for batch in batches])
 
     def layers(
-        self, snapshot: Snapshot, generation_id: int, layers: Sequence[int]
-    ) -> Float32[np.ndarray, "positions neurons"]:
-        """The activations of one generation, layer after layer in the order asked for; [positions, layers × d_ff]."""
-        table, place = TABLES["activation_vectors"], {layer: number for number, layer in enumerate(layers)}
+        self, snapshot: Snapshot, generation_id: int, layers: Sequence[int], *, of: str = "activation_vectors"
+    ) -> Float32[np.ndarray, "positions values"]:
+        """The vectors of one generation in a table that has them by layer, layer after layer in the order asked for;
+        [positions, layers × width]."""
+        table, place = TABLES[of], {layer: number for number, layer in enumerate(layers)}
+        assert table.vector, f"{of} has no vector column"
         wanted: dict[str, int | Range] = {"generation_id": generation_id, "layer": (min(layers), max(layers))}
         groups = [group for group in self._groups(snapshot, table, wanted) if group.least("layer") in place]
         width, n_rows = groups[0].width, sum(group.n_rows for group in groups if group.least("layer") == layers[0])
@@ -140,7 +142,7 @@ class Reader:
             layer = group.least("layer")
             first, column = done[layer], place[layer] * width
             done[layer] += group.n_rows
-            chunks.append(_Chunk(group, "activation", out[first : done[layer], column : column + width]))
+            chunks.append(_Chunk(group, table.vector, out[first : done[layer], column : column + width]))
         for future in self._decode(chunks):
             future.result()
         return out

@@ -8,9 +8,10 @@ Parquet files of what happened inside a language model while it wrote, and a log
 - `_log/` has a JSON document for each commit, in order: the files that it adds, with table, rows, bytes, SHA-256 and key
   ranges, and the paths that it removes. A file counts if a commit added it and none removed it since; any other file was
   left by a crash or by an older state, and is to be passed over.
-- `runs/`, `generations/`, `tokens/`, `embeddings/`, `gradients/` (or in place of them `gradient_scores/`) and
-  `activation_vectors/` have the tables' files. Vectors are lists of 32-bit floats, rounded to the run's precision. `segments/`,
-  `neuron_vectors/` and `neuron_partials/` have the same activations neuron by neuron, as far as they are indexed.
+- `runs/`, `generations/`, `tokens/`, `embeddings/`, `gradients/` (or in place of them `gradient_scores/`),
+  `activation_vectors/`, `hidden_states/` and `layer_predictions/` have the tables' files, as far as runs recorded them. Vectors
+  are lists of 32-bit floats, rounded to the run's precision. `segments/`, `neuron_vectors/` and `neuron_partials/` have the same
+  activations neuron by neuron, as far as they are indexed.
   `factorizations/`, `factor_tokens/` and `factor_neurons/` have analyses that were saved.
 
 With actlake: `actlake info .`, `actlake sql . "select …"`, `actlake serve .`;

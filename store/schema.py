@@ -16,16 +16,20 @@ FORMAT = 4
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
 """Every recorded vector: a list of 32-bit floats, rounded to the run's precision."""
 
-Record = Literal["embeddings", "gradients", "activations"]
+Record = Literal["embeddings", "gradients", "activations", "hidden_states", "layer_predictions"]
 RECORDS: tuple[Record, ...] = get_args(Record)
 """What a run may record of each generation, beside its tokens."""
+
+DEFAULT_RECORDS: tuple[Record, ...] = ("embeddings", "gradients", "activations")
+"""What a run records unless told."""
 
 GradientTarget = Literal["logit", "logprob", "contrast"]
 GRADIENT_TARGETS: tuple[GradientTarget, ...] = get_args(GradientTarget)
 """What of a generated token the gradients are of: its logit, its log-probability, or its logit less the runner-up's."""
 
 ID, COUNT, INDEX, INDICES = pa.int64(), pa.int32(), pa.int32(), pa.list_(pa.int32())
-TEXT, TEXTS, FLAG, REAL = pa.string(), pa.list_(pa.string()), pa.bool_(), pa.float32()
+TEXT, TEXTS, FLAG = pa.string(), pa.list_(pa.string()), pa.bool_()
+REAL, REALS = pa.float32(), pa.list_(pa.float32())
 TIME = pa.timestamp("us")
 
 
@@ -112,7 +116,8 @@ RUNS = Table(
         Column(
             "recorded",
             TEXTS,
-            "which of embeddings, gradients, gradient_scores (in place of gradients), activations were recorded",
+            "which of embeddings, gradients, gradient_scores (in place of gradients), activations, hidden_states, "
+            "layer_predictions were recorded",
         ),
         Column(
             "gradient_target",
@@ -245,6 +250,37 @@ ACTIVATION_VECTORS = Table(
     sort=("generation_id", "layer", "position"),
 )
 
+HIDDEN_STATES = Table(
+    "hidden_states",
+    "the residual stream after each recorded block at each position; of layer -1, what enters the first block",
+    _generation_key(
+        _POSITION,
+        Column("layer", INDEX, "0-based index of the transformer block; -1 for the first block's input", key=True),
+        Column("hidden_state", VECTOR, "FLOAT[d_model]"),
+    ),
+    row_group=("generation_id", "layer"),
+    sort=("generation_id", "layer", "position"),
+)
+
+_EXPLAINED = "the token that came next (of a masked language model, of the token that is explained at the mask)"
+
+LAYER_PREDICTIONS = Table(
+    "layer_predictions",
+    "what the model would say at each position after each recorded block: its final norm and unembedding applied there",
+    _generation_key(
+        _POSITION,
+        _LAYER,
+        Column("rank", COUNT, f"place of {_EXPLAINED} among the predictions; 1 is the likeliest", nullable=True),
+        Column("probability", REAL, f"probability of {_EXPLAINED}", nullable=True),
+        Column("top_token_ids", INDICES, "the ten likeliest tokens, the likeliest first"),
+        Column("top_tokens", TEXTS, "their texts"),
+        Column("top_probabilities", REALS, "their probabilities"),
+    ),
+    row_group=("generation_id",),
+    sort=("generation_id", "layer", "position"),
+    group_rows=1 << 12,
+)
+
 _SEGMENT = Column("segment_id", ID, "a number that names a segment: tokens whose activations lie together", key=True)
 _NEURON = Column("neuron", INDEX, "0-based index in the FFNN's hidden dimension of the layer", key=True)
 
@@ -294,7 +330,7 @@ NEURON_PARTIALS = Table(
             for column in (
                 Column(f"{sign}_generation_id", pa.list_(pa.int64()), f"generations of the {which} 0, at most 20"),
                 Column(f"{sign}_position", INDICES, "their positions"),
-                Column(f"{sign}_activation", pa.list_(pa.float32()), "their activations"),
+                Column(f"{sign}_activation", REALS, "their activations"),
             )
         ),
     ),
@@ -360,6 +396,8 @@ TABLES = {
         GRADIENTS,
         GRADIENT_SCORES,
         ACTIVATION_VECTORS,
+        HIDDEN_STATES,
+        LAYER_PREDICTIONS,
         SEGMENTS,
         NEURON_VECTORS,
         NEURON_PARTIALS,

@@ -13,13 +13,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32, Int32, Shaped
 
 from .location import Location
 from .log import DataFile
 from .parquet import encode, list_column, threads
 from .precision import Precision, rounded
-from .schema import ACTIVATION_VECTORS, EMBEDDINGS, GENERATIONS, GRADIENT_SCORES, GRADIENTS, TOKENS, Table
+from .schema import (
+    ACTIVATION_VECTORS,
+    EMBEDDINGS,
+    GENERATIONS,
+    GRADIENT_SCORES,
+    GRADIENTS,
+    HIDDEN_STATES,
+    LAYER_PREDICTIONS,
+    TOKENS,
+    Table,
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +51,28 @@ class CapturedTokens:
 
 
 @dataclass(frozen=True)
+class CapturedPredictions:
+    """What a model would say at each of `n` positions after one layer: `k` tokens, the likeliest first, and how likely the
+    one is that came next.
+
+    Where nothing came next the rank is 0.
+    """
+
+    rank: Int32[np.ndarray, "n"]
+    probability: Float32[np.ndarray, "n"]
+    top_token_ids: Int32[np.ndarray, "n k"]
+    top_tokens: Shaped[np.ndarray, "n k"]
+    top_probabilities: Float32[np.ndarray, "n k"]
+
+
+@dataclass(frozen=True)
 class CapturedGeneration:
     """One generation of `n` tokens, `p` of them the prompt, and what was recorded of it (None where it was not).
 
-    `activations` is by layer. `gradients[i]` is of the target of output position `p + i` with respect to each of the
-    embeddings before it; where `masked` gives positions, of the target of the token at masked position `masked[i]`, with
-    respect to each of the `n` embeddings. `gradient_scores[i]` has its scores, by the columns of that table.
+    `activations`, `hidden_states` and `layer_predictions` are by layer. `gradients[i]` is of the target of output position
+    `p + i` with respect to each of the embeddings before it; where `masked` gives positions, of the target of the token at
+    masked position `masked[i]`, with respect to each of the `n` embeddings. `gradient_scores[i]` has its scores, by the
+    columns of that table.
     """
 
     generation_id: int
@@ -64,6 +90,8 @@ class CapturedGeneration:
     gradient_scores: Sequence[Float32[np.ndarray, "_ 4"]] | None = None
     masked: Sequence[int] | None = None
     source: Mapping[str, Any] | None = None
+    hidden_states: Mapping[int, Float32[np.ndarray, "n d_hidden"]] | None = None
+    layer_predictions: Mapping[int, CapturedPredictions] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -194,24 +222,65 @@ def _pairs(generation: CapturedGeneration) -> dict[str, np.ndarray]:
 
 
 def _activation_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
-    if generation.activations is None:
+    return _rows_by_layer(ACTIVATION_VECTORS, generation, generation.activations, precision, "an activation")
+
+
+def _hidden_state_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
+    return _rows_by_layer(HIDDEN_STATES, generation, generation.hidden_states, precision, "a hidden state")
+
+
+def _rows_by_layer(
+    table: Table,
+    generation: CapturedGeneration,
+    recorded: Mapping[int, Float32[np.ndarray, "n width"]] | None,
+    precision: Precision,
+    what: str,
+) -> pa.Table | None:
+    if recorded is None:
         return None
-    n, layers = generation.n_tokens, sorted(generation.activations)
+    assert table.vector, f"{table.name} has no vector column"
+    layers = sorted(recorded)
     vectors = [
-        _vectors(
-            generation.activations[layer],
-            precision,
-            f"an activation of generation {generation.generation_id}, layer {layer}",
-        )
+        _vectors(recorded[layer], precision, f"{what} of generation {generation.generation_id}, layer {layer}")
         for layer in layers
     ]
+    return _table(table, **_layer_keys(generation, layers), **{table.vector: pa.chunked_array(vectors)})
+
+
+def _prediction_rows(generation: CapturedGeneration, _: Precision) -> pa.Table | None:
+    if generation.layer_predictions is None:
+        return None
+    layers = sorted(generation.layer_predictions)
+    parts = [generation.layer_predictions[layer] for layer in layers]
+    rank = np.concatenate([part.rank for part in parts])
+    probability = np.concatenate([part.probability for part in parts])
+    lists = {
+        name: _lists(np.concatenate([getattr(part, name) for part in parts]))
+        for name in ("top_token_ids", "top_tokens", "top_probabilities")
+    }
     return _table(
-        ACTIVATION_VECTORS,
-        generation_id=np.full(n * len(layers), generation.generation_id),
-        position=np.tile(np.arange(n), len(layers)),
-        layer=np.repeat(layers, n),
-        activation=pa.chunked_array(vectors),
+        LAYER_PREDICTIONS,
+        **_layer_keys(generation, layers),
+        rank=pa.array(rank, mask=rank == 0),
+        probability=pa.array(probability, mask=rank == 0),
+        **lists,
     )
+
+
+def _layer_keys(generation: CapturedGeneration, layers: Sequence[int]) -> dict[str, np.ndarray]:
+    """The keys of each layer with each position."""
+    n = generation.n_tokens
+    return {
+        "generation_id": np.full(n * len(layers), generation.generation_id),
+        "position": np.tile(np.arange(n), len(layers)),
+        "layer": np.repeat(layers, n),
+    }
+
+
+def _lists(values: np.ndarray) -> pa.ListArray:
+    """Rows of a matrix of numbers or texts as a column of lists."""
+    rows, width = values.shape
+    return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * np.int32(width), pa.array(values.reshape(-1)))
 
 
 _RECORDS = {
@@ -221,6 +290,8 @@ _RECORDS = {
     GRADIENTS: _gradient_rows,
     GRADIENT_SCORES: _gradient_score_rows,
     ACTIVATION_VECTORS: _activation_rows,
+    HIDDEN_STATES: _hidden_state_rows,
+    LAYER_PREDICTIONS: _prediction_rows,
 }
 
 

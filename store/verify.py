@@ -24,6 +24,8 @@ from .schema import (
     GENERATIONS,
     GRADIENT_SCORES,
     GRADIENTS,
+    HIDDEN_STATES,
+    LAYER_PREDICTIONS,
     PROJECTION,
     RUNS,
     TABLES,
@@ -31,7 +33,18 @@ from .schema import (
 )
 from .verify_projection import projection_problems
 
-RECORDED = (TOKENS.name, EMBEDDINGS.name, GRADIENTS.name, GRADIENT_SCORES.name, ACTIVATION_VECTORS.name)
+RECORDED = tuple(
+    table.name
+    for table in (
+        TOKENS,
+        EMBEDDINGS,
+        GRADIENTS,
+        GRADIENT_SCORES,
+        ACTIVATION_VECTORS,
+        HIDDEN_STATES,
+        LAYER_PREDICTIONS,
+    )
+)
 
 REBUILD = "`actlake index --rebuild` makes the projection again"
 
@@ -199,6 +212,8 @@ def _expected_rows(run: Mapping[str, Any], n: int, pairs: int) -> dict[str, int]
         GRADIENTS.name: pairs if "gradients" in recorded else 0,
         GRADIENT_SCORES.name: pairs if "gradient_scores" in recorded else 0,
         ACTIVATION_VECTORS.name: n * len(layers) if "activations" in recorded else 0,
+        HIDDEN_STATES.name: n * (len(layers) + 1) if "hidden_states" in recorded else 0,
+        LAYER_PREDICTIONS.name: n * len(layers) if "layer_predictions" in recorded else 0,
     }
 
 

@@ -28,8 +28,10 @@ SHAPED = [
     f"actlake.{module}"
     for module in (
         "capture.gradients",
+        "capture.lens",
         "capture.masked",
         "capture.replay",
+        "capture.stream",
         "queries.generation",
         "queries.saliency",
         "store.factorizations",

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from actlake.store import (
     TABLES,
     CapturedGeneration,
+    CapturedPredictions,
     CapturedTokens,
     Commit,
     Factorization,
@@ -47,9 +48,20 @@ def a_generation(generation_id: int, n: int = N_TOKENS, p: int = N_PROMPT_TOKENS
         tokens=CapturedTokens(ints, [f"t{i}" for i in ints], ints, ints + 1, ints == 0, floats, ints, floats),
         embeddings=random.normal(size=(n, D_MODEL)).astype(np.float32),
         activations={layer: random.normal(size=(n, D_FF)).astype(np.float32) for layer in LAYERS},
+        hidden_states={layer: random.normal(size=(n, D_MODEL)).astype(np.float32) for layer in (-1, *LAYERS)},
+        layer_predictions={layer: some_predictions(n) for layer in LAYERS},
         gradients=[random.normal(size=(t, D_MODEL)).astype(np.float32) for t in range(p, n)],
         gradient_scores=[random.normal(size=(t, 4)).astype(np.float32) for t in range(p, n)],
     )
+
+
+def some_predictions(n: int) -> CapturedPredictions:
+    """Two tokens at each of `n` positions, of which the first came next, but for the last."""
+    ids = np.stack([np.arange(n), np.arange(n) + 1], axis=1).astype(np.int32)
+    texts = np.array([f"t{token_id}" for token_id in ids.ravel()], object).reshape(ids.shape)
+    came_next = np.arange(n) < n - 1
+    probabilities = (0.5 / ids.clip(1)).astype(np.float32)
+    return CapturedPredictions(came_next.astype(np.int32), probabilities[:, 0], ids, texts, probabilities)
 
 
 def a_run(n_layers: int = 4) -> pa.Table:
@@ -67,7 +79,7 @@ def a_run(n_layers: int = 4) -> pa.Table:
         "d_ff": D_FF,
         "vocab_size": 320,
         "precision": "float32",
-        "recorded": ["embeddings", "gradients", "gradient_scores", "activations"],
+        "recorded": ["embeddings", "gradients", "gradient_scores", "activations", "hidden_states", "layer_predictions"],
         "gradient_target": "logit",
         "generation_config": json.dumps({"layers": LAYERS}),
         "seed": 0,

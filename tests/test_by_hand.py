@@ -21,6 +21,7 @@ The runner-up is b: y₁ = h₁ + h₁ h₀ here, so ∂y₁/∂h = (h₁, 1 + h
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import actlake
 import numpy as np
@@ -44,7 +45,7 @@ def paper(paper_folder: Path) -> actlake.Generation:
     return _captured(paper_folder, "store")
 
 
-def _captured(folder: Path, name: str, **options: str) -> actlake.Generation:
+def _captured(folder: Path, name: str, **options: Any) -> actlake.Generation:
     actlake.capture(folder / name, str(folder / "model"), ["ab"], max_new_tokens=1, precision="float32", **options)
     return actlake.open(folder / name).generation(0)
 
@@ -93,6 +94,21 @@ def test_activations_are_those_of_the_paper_at_every_position(paper: actlake.Gen
 
 def test_embeddings_are_those_of_the_paper_for_the_last_token_too(paper: actlake.Generation) -> None:
     np.testing.assert_array_equal(paper.embeddings(), [[1, 0], [0, 1], [1, 1]])
+
+
+def test_hidden_states_and_predictions_are_those_of_the_paper(paper_folder: Path) -> None:
+    generation = _captured(paper_folder, "stream", record=["hidden_states", "layer_predictions"])
+    after = [[2, 4], [3.5, 2.25], [5 / 3 + 50 / 9, 5 / 3 + 25 / 9]]
+    np.testing.assert_allclose(generation.hidden_states([-1])[:, 0], [[1, 0], [0, 1], [1, 1]], rtol=1e-6)
+    np.testing.assert_allclose(generation.hidden_states([0])[:, 0], after, rtol=1e-6)
+    predictions = generation.layer_predictions()
+    logits = np.array([[0, y1, y0, -y0] for y0, y1 in after])
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert predictions["top_tokens"].map(list).tolist() == [list("bcad"), list("cbad"), list("cbad")]
+    np.testing.assert_allclose(np.stack(predictions["top_probabilities"]), -np.sort(-probabilities), rtol=1e-5)
+    assert predictions["rank"][:2].tolist() == [1, 1]
+    np.testing.assert_allclose(predictions["probability"][:2], [probabilities[0, 1], probabilities[1, 2]], rtol=1e-5)
+    assert predictions.iloc[2][["rank", "probability"]].isna().all()
 
 
 def test_gradients_are_those_of_the_paper(paper: actlake.Generation) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from actlake.capture import Model, load_model
+from actlake.store import RECORDS
 from families import DECODERS, Family
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,8 @@ def family(
     saved = model_saver(folder / "model", kind.config, 4.0, **kind.all_sizes)
     model = load_model(str(saved), ffn=kind.ffn if kind.by_hand else None)
     assert (model.network.config.model_type, model.anatomy.ffn) == (kind.model_type, kind.ffn)
-    actlake.capture(folder / "store", model, PROMPTS, max_new_tokens=4, precision="float32", batch_size=3)
+    options = {"max_new_tokens": 4, "precision": "float32", "batch_size": 3, "record": RECORDS}
+    actlake.capture(folder / "store", model, PROMPTS, **options)
     return model, actlake.open(folder / "store")
 
 
@@ -76,3 +78,24 @@ def test_activations_times_the_output_weight_are_what_the_projection_gives_for_o
         if getattr(projection, "bias", None) is not None:
             product = product + projection.bias
         assert (product - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_hidden_states_are_those_of_transformers_and_the_last_layer_says_what_the_model_says(
+    family: tuple[Model, actlake.Store],
+) -> None:
+    model, store = family
+    n_layers = model.anatomy.n_layers
+    for index in range(len(PROMPTS)):
+        generation = store.generation(index)
+        ids = torch.tensor([generation.tokens["token_id"].tolist()])
+        output = model.network(ids, output_hidden_states=True)
+        expected = torch.stack(output.hidden_states[:n_layers], dim=2)[0].numpy()  # the last comes after the final norm
+        difference = np.abs(generation.hidden_states(range(-1, n_layers - 1)) - expected).max()
+        assert difference <= 1e-4 * np.abs(expected).max()
+        last = generation.layer_predictions().query(f"layer == {n_layers - 1}")
+        probabilities = output.logits[0].double().softmax(-1)
+        np.testing.assert_allclose(
+            np.stack(last["top_probabilities"]), probabilities.topk(10).values, rtol=1e-3, atol=1e-6
+        )
+        assert last["rank"][:-1].tolist() == generation.tokens["rank"][1:].tolist()

@@ -22,7 +22,7 @@ import pytest
 from actlake.cli import cli
 from actlake.errors import CorruptFile, InvalidOption, MissingLibrary, QueryError
 from actlake.queries.script import views_script
-from actlake.store import TABLES, Location, index
+from actlake.store import RECORDS, TABLES, Location, index
 from click.testing import CliRunner
 
 DUCKDB = Path(sys.executable).with_name("duckdb")
@@ -54,7 +54,9 @@ def mixed_store(toy_model: actlake.capture.Model, tmp_path_factory: pytest.TempP
     path = tmp_path_factory.mktemp("stores") / 'it\'s "one" [of] *m?ny; ünï'
     actlake.capture(path, toy_model, [" 1, 2, 3,", "One, two,"], max_new_tokens=4, precision="float32", index=False)
     index(Location.of(path), layers=[0, 2])
-    actlake.capture(path, toy_model, ["hé 😀", "keys"], max_new_tokens=3, index=False, gradients="scores")
+    actlake.capture(
+        path, toy_model, ["hé 😀", "keys"], max_new_tokens=3, index=False, gradients="scores", record=RECORDS
+    )
     store = actlake.open(path)
     for generation_id in (0, 2):
         store.save(store.generation(generation_id).factors(2, layers=[1]), name="ünï")

@@ -22,7 +22,7 @@ LAYERS = (3, 0)
 """Of the generations, in an order of their own."""
 
 TABLES = ("factorizations", "factor_tokens", "factor_neurons")
-ROWS = ("tokens", "activation_vectors", "embeddings", "gradient_scores")
+ROWS = ("tokens", "activation_vectors", "embeddings", "gradient_scores", "hidden_states", "layer_predictions")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import actlake
 import pytest
+import stores
 from actlake.errors import ActlakeError, CorruptFile
 from actlake.store import Commit, Location, Log, verify
 
@@ -78,6 +79,15 @@ def test_a_generation_without_its_vectors_is_found(store: Path) -> None:
     problems = verify(Location.of(store)).problems
     assert problems
     assert all("rows of embeddings" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(("table", "n"), [("hidden_states", 3), ("layer_predictions", 2)])
+def test_a_generation_without_its_rows_by_layer_is_found(tmp_path: Path, table: str, n: int) -> None:
+    log = stores.a_store(Location.of(tmp_path), units=1, unit_size=1)
+    assert verify(Location.of(tmp_path), deep=True).ok
+    log.commit(lambda s: Commit("lose", "lose", remove=[s.of(table)[0].path]))
+    expected = f"generation 0 has 0 rows of {table}, not {n * stores.N_TOKENS}"
+    assert verify(Location.of(tmp_path)).problems == (expected,)
 
 
 def test_a_generation_that_is_there_twice_is_found(store: Path) -> None:
