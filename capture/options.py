@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import InvalidOption
-from ..store import GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Precision, Record
+from ..store import GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Precision, Record, parse_bytes
 from .anatomy import check_pattern
 from .generate import Sampling
 from .models import DType
@@ -23,6 +23,10 @@ class CaptureOptions:
     gradients       what is kept of gradients: vectors, scores (their saliency by each method, a small part of the bytes),
                     or off, which is as if `record` did not name them
     layers          the layers whose activations are recorded; all of them unless told
+    neurons         the neurons that are recorded, the same in each layer; all of them unless told
+    every           activations are recorded at positions 0, N, 2N, … of each generation
+    only_generated  activations are recorded at positions that the model wrote, not at those of the prompt
+    max_bytes       the most bytes that the run may write, as 2GB, 512MiB or a number; no bound but the disk's unless told
     precision       what recorded vectors are rounded to
     batch_size      texts at once, or "auto": as many as have 512 tokens together, at most 32
     ffn             the FFNNs' output projections, where they are not to be searched: model.layers.{i}.mlp.down_proj
@@ -42,6 +46,10 @@ class CaptureOptions:
     record: Sequence[Record] = RECORDS
     gradients: Gradients = "vectors"
     layers: Sequence[int] | None = None
+    neurons: Sequence[int] | None = None
+    every: int = 1
+    only_generated: bool = False
+    max_bytes: int | str | None = None
     precision: Precision = "bfloat16"
     batch_size: int | Literal["auto"] = "auto"
     ffn: str | None = None
@@ -72,6 +80,12 @@ class CaptureOptions:
             check_pattern(self.ffn)
         if self.gradient_target not in GRADIENT_TARGETS:
             raise InvalidOption("gradient_target", self.gradient_target, f"choose one of {', '.join(GRADIENT_TARGETS)}")
+        if self.neurons is not None and not len(self.neurons):
+            raise InvalidOption("neurons", self.neurons, "name at least one, or leave `activations` out of `record`")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InvalidOption("every", self.every, "give 1 or more")
+        if self.most_bytes is not None and self.most_bytes < 1:
+            raise InvalidOption("max_bytes", self.max_bytes, "give 1 or more")
         for name in ("batch_size", "gradient_tokens"):
             value = getattr(self, name)
             if value != "auto" and not (isinstance(value, int) and value >= 1):
@@ -79,6 +93,11 @@ class CaptureOptions:
         if not -(2**63) <= self.seed < 2**63:
             raise InvalidOption("seed", self.seed, "give a 64-bit integer")
         _ = self.sampling
+
+    @property
+    def most_bytes(self) -> int | None:
+        """`max_bytes` as a number."""
+        return parse_bytes(self.max_bytes, "max_bytes") if isinstance(self.max_bytes, str) else self.max_bytes
 
     @property
     def sampling(self) -> Sampling:

@@ -45,6 +45,8 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
         "dtype": model.dtype,
         "layers": plan.layers,
         "ffn": anatomy.ffn,
+        **({} if plan.neurons is None else {"neurons": plan.neurons}),
+        **plan.positions.config,
         **({} if anatomy.is_causal else {"attention": "bidirectional"}),
     }
     libraries = ("actlake", "torch", "transformers", "tokenizers", "pyarrow")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 
-from ..store import GradientTarget
+from ..store import GradientTarget, Positions
 from . import memory
 from .float32 import in_float32
 from .gradients import Graph, output_gradients, target_gradients
@@ -32,7 +32,7 @@ class Recorded:
     """
 
     embeddings: Float32[np.ndarray, "n d_model"]
-    activations: dict[int, Float32[np.ndarray, "n d_ff"]]
+    activations: dict[int, Float32[np.ndarray, "m neurons"]]
     gradients: list[Float32[np.ndarray, "_ width"]]
     logprob: Float32[np.ndarray, "n"]
     rank: Int32[np.ndarray, "n"]
@@ -50,10 +50,13 @@ def replay(
     gradients: GradientTarget | None,
     gradient_tokens: int | Literal["auto"],
     scores: bool = False,
+    neurons: Sequence[int] | None = None,
+    positions: Positions = Positions(),  # noqa: B008  frozen
 ) -> list[Recorded]:
     """Record texts (token ids) in one batch: embeddings, activations of these layers, and gradients of a target if wanted.
 
-    With `scores` the gradients' scores, [inputs, 4], are in their place.
+    Activations are of these `neurons`, ascending (None: all), at these `positions`, and are cut on the device. With `scores` the
+    gradients' scores, [inputs, 4], are in their place.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
     backward passes over `gradient_tokens` positions at a time. Gradients are computed in float32 whatever the model computes in.
@@ -68,7 +71,7 @@ def replay(
     has_outputs = any(len(text) > p for text, p in zip(texts, n_prompt_tokens, strict=True))
     target = gradients if has_outputs else None
     one_pass = target is not None and model.dtype == "float32"
-    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
+    with _recording(model, layers, neurons, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
@@ -91,11 +94,12 @@ def replay(
             tokens_at_once=memory.gradient_tokens(model, width) if gradient_tokens == "auto" else gradient_tokens,
         )
     embeddings = _numpy(taps.embedding)
-    activations = {layer: _numpy(a).reshape(len(texts), width, -1) for layer, a in taps.activations.items()}
+    at = [positions.of(p, len(text)) for p, text in zip(n_prompt_tokens, texts, strict=True)]
+    activations = _at_positions(taps.activations, None if positions.are_all else at, ids.shape)
     return [
         Recorded(
             embeddings[row, :n],
-            {layer: a[row, :n] for layer, a in activations.items()},
+            {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
             columns[row],
             *predictions[row],
         )
@@ -110,6 +114,8 @@ def replay_encoder(
     *,
     layers: Sequence[int],
     gradients: bool,
+    neurons: Sequence[int] | None = None,
+    positions: Positions = Positions(),  # noqa: B008  frozen
 ) -> list[Recorded]:
     """As `replay`, for a model that reads all positions at once.
 
@@ -122,7 +128,7 @@ def replay_encoder(
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
     gradients = gradients and any(masked)
     one_pass = gradients and model.dtype == "float32"
-    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
+    with _recording(model, layers, neurons, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         output = model.network(input_ids=ids, attention_mask=mask)
     logits = output.logits if model.mask_id is not None else torch.zeros(*ids.shape, 0, device=ids.device)
     chosen = [
@@ -133,15 +139,16 @@ def replay_encoder(
     if one_pass:
         columns = masked_gradients(taps.embedding, logits, masked, chosen, lengths)
     elif gradients:
-        with _recording(model, (), gradients=True) as wide, in_float32(), torch.enable_grad():
+        with _recording(model, (), None, gradients=True) as wide, in_float32(), torch.enable_grad():
             of_graph = model.network(input_ids=ids, attention_mask=mask).logits
         columns = masked_gradients(wide.embedding, of_graph, masked, chosen, lengths)
     embeddings = _numpy(taps.embedding)
-    activations = {layer: _numpy(a).reshape(*ids.shape, -1) for layer, a in taps.activations.items()}
+    at = [positions.of(n, n) for n in lengths]
+    activations = _at_positions(taps.activations, None if positions.are_all else at, ids.shape)
     return [
         Recorded(
             embeddings[row, :n],
-            {layer: a[row, :n] for layer, a in activations.items()},
+            {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
             columns[row],
             *masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]),
             masked=tuple(masked[row]),
@@ -165,18 +172,21 @@ def _graph(
 ) -> tuple[Graph, Tensor]:
     """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
     wide = nullcontext() if model.dtype == "float32" else in_float32()
-    with _recording(model, (), gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
+    with _recording(model, (), None, gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return Graph(taps.embedding, taps.last_hidden), logits
 
 
 @contextmanager
-def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds: bool = True) -> Iterator[_Taps]:
-    """Hooks that take the input embedding, the FFNNs' activations and what the unembedding receives.
+def _recording(
+    model: Model, layers: Sequence[int], neurons: Sequence[int] | None, *, gradients: bool, unembeds: bool = True
+) -> Iterator[_Taps]:
+    """Hooks that take the input embedding, the FFNNs' activations (of these neurons; None: all), what the unembedding receives.
 
     The unembedding, which can be a quarter of a small model, gets one position only if what it gives is not wanted.
     """
     taps, anatomy, network = _Taps(), model.anatomy, model.network
+    columns = None if neurons is None else torch.tensor(neurons, device=model.device)
 
     def embedding(module: nn.Module, args: object, output: Tensor) -> Tensor:
         dtype = torch.float32 if gradients else output.dtype
@@ -192,7 +202,8 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds
 
         def activation(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if (layer := next(runs)) in layers:
-                taps.activations[layer] = args[0].detach()
+                whole = args[0].detach()
+                taps.activations[layer] = whole if columns is None else whole.index_select(-1, columns.to(whole.device))
 
         return activation
 
@@ -225,6 +236,20 @@ def _predictions(
         parts.append(torch.stack([logprob[:, 0], rank.float(), entropy]).cpu())  # a rank is exact below 2²⁴
     logprob, rank, entropy = torch.cat(parts, dim=1).numpy()
     return logprob, rank.astype(np.int32), entropy
+
+
+def _at_positions(
+    activations: dict[int, Tensor], at: Sequence[Int32[np.ndarray, "_"]] | None, shape: Sequence[int]
+) -> dict[int, list[Float32[np.ndarray, "_ neurons"]]]:
+    """Of each layer the rows of each text, at its positions (None: all, padding too); only these leave the device."""
+    if at is None:
+        return {layer: list(_numpy(a).reshape(*shape, -1)) for layer, a in activations.items()}
+    places = torch.tensor(np.concatenate([row * shape[1] + positions for row, positions in enumerate(at)]))
+    ends = np.cumsum([len(positions) for positions in at])[:-1]
+    return {
+        layer: np.split(_numpy(a.reshape(-1, a.shape[-1]).index_select(0, places.to(a.device))), ends)
+        for layer, a in activations.items()
+    }
 
 
 def _numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:

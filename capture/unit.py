@@ -8,21 +8,27 @@ from ..store import CapturedGeneration, CapturedTokens, Reservation
 from .generate import FinishReason, continuations, finish_reason
 from .models import Model
 from .options import CaptureOptions
-from .plan import Work
+from .plan import Plan, Work
 from .replay import Recorded, replay, replay_encoder
 
 
 def capture_unit(
-    model: Model, works: Sequence[Work], layers: Sequence[int], options: CaptureOptions, reservation: Reservation
+    model: Model, works: Sequence[Work], plan: Plan, options: CaptureOptions, reservation: Reservation
 ) -> list[CapturedGeneration]:
     """Generate and replay one batch; nothing is written."""
     prompts = [work.token_ids for work in works]
     if not model.anatomy.is_causal:
         texts = replay_encoder(
-            model, prompts, [work.targets for work in works], layers=layers, gradients=options.records("gradients")
+            model,
+            prompts,
+            [work.targets for work in works],
+            layers=plan.layers,
+            gradients=options.records("gradients"),
+            neurons=plan.neurons,
+            positions=plan.positions,
         )
         return [
-            _captured_generation(model, work, [], what, options, reservation)
+            _captured_generation(model, work, [], what, plan, options, reservation)
             for work, what in zip(works, texts, strict=True)
         ]
     room = works[0].max_new_tokens
@@ -33,13 +39,15 @@ def capture_unit(
         model,
         [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)],
         [len(prompt) for prompt in prompts],
-        layers=layers,
+        layers=plan.layers,
         gradients=options.target,
         scores=options.records("gradient_scores"),
         gradient_tokens=options.gradient_tokens,
+        neurons=plan.neurons,
+        positions=plan.positions,
     )
     return [
-        _captured_generation(model, work, completion, what, options, reservation)
+        _captured_generation(model, work, completion, what, plan, options, reservation)
         for work, completion, what in zip(works, completions, recorded, strict=True)
     ]
 
@@ -49,6 +57,7 @@ def _captured_generation(
     work: Work,
     completion: Sequence[int],
     recorded: Recorded,
+    plan: Plan,
     options: CaptureOptions,
     reservation: Reservation,
 ) -> CapturedGeneration:
@@ -78,6 +87,7 @@ def _captured_generation(
         ),
         embeddings=recorded.embeddings if options.records("embeddings") else None,
         activations=recorded.activations if options.records("activations") else None,
+        positions=plan.positions.of(len(work.token_ids), len(ids)),
         gradients=recorded.gradients if options.records("gradients") else None,
         gradient_scores=recorded.gradients if options.records("gradient_scores") else None,
         masked=recorded.masked,

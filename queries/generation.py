@@ -6,17 +6,20 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
-from ..store import Reader, Snapshot
+from ..store import Positions, Reader, Snapshot
 from .factors import Factors, Negatives, nmf
 from .saliency import Method, SaliencyMatrix, check_method, saliency_matrix, saliency_of_scores
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A prompt and what the model wrote after it; `n_tokens` positions, the first `n_prompt_tokens` of them the prompt."""
+    """A prompt and what the model wrote after it; `n_tokens` positions, the first `n_prompt_tokens` of them the prompt.
+
+    `layers` and `neurons` are those whose activations were recorded, the same neurons in each layer.
+    """
 
     generation_id: int
     run_id: int
@@ -30,6 +33,8 @@ class Generation:
     model: str
     recorded: frozenset[str]
     layers: tuple[int, ...]
+    neurons: Sequence[int]
+    _positions: Positions = field(repr=False, compare=False)
     _reader: Reader = field(repr=False, compare=False)
     _snapshot: Snapshot = field(repr=False, compare=False)
 
@@ -64,13 +69,23 @@ class Generation:
         start = sum(n for output, n in n_inputs.items() if output < output_position)
         return vectors[start : start + n_inputs[output_position]]
 
+    @property
+    def activation_positions(self) -> Int32[np.ndarray, "positions"]:
+        """The positions at which activations were recorded, ascending: all of them, unless the run was told otherwise."""
+        self._check_recorded("activations")
+        return self._positions.of(self.n_prompt_tokens, self.n_tokens)
+
     def activations(self, layers: Sequence[int] | None = None) -> Float32[np.ndarray, "positions neurons"]:
-        """Activations, [positions, layers × d_ff], layer after layer in the order asked for (all, ascending, unless told); one
+        """Activations, [positions, layers × neurons], layer after layer in the order asked for (all, ascending, unless told); one
         that is named twice is there once.
 
-        Raises NotRecorded, or UnknownLayer.
+        Row `i` is of position `activation_positions[i]`, column `j` of a layer of neuron `neurons[j]`: of each position and each
+        neuron, unless the run recorded some alone. Raises NotRecorded, or UnknownLayer.
         """
-        return self._reader.layers(self._snapshot, self.generation_id, self._known(layers))
+        known = self._known(layers)
+        if not len(self.activation_positions):
+            return np.empty((0, len(known) * len(self.neurons)), np.float32)
+        return self._reader.layers(self._snapshot, self.generation_id, known)
 
     def saliency(self, method: Method = "grad_x_input") -> SaliencyMatrix:
         """Shares of each input in each generated token, [output positions, input positions]; a row sums to 1.
@@ -104,8 +119,9 @@ class Generation:
         known = self._known(layers)
         activations = self.activations(known)
         factors = nmf(activations, k, layers=known, negatives=negatives, scale_layers=scale_layers, seed=seed)
-        ids, positions = np.full(self.n_tokens, self.generation_id), np.arange(self.n_tokens, dtype=np.int32)
-        return replace(factors, generation_id=ids, position=positions)
+        positions, neurons = self.activation_positions, np.array(self.neurons, np.int32)
+        ids = np.full(len(positions), self.generation_id)
+        return replace(factors, generation_id=ids, position=positions, neuron=neurons)
 
     def _n_inputs(self) -> dict[int, int]:
         """Over how many inputs each output position's gradients go: a masked position's over all, a written token's over

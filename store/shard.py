@@ -43,7 +43,7 @@ class CapturedTokens:
 class CapturedGeneration:
     """One generation of `n` tokens, `p` of them the prompt, and what was recorded of it (None where it was not).
 
-    `activations` is by layer. `gradients[i]` is of the target of output position `p + i` with respect to each of the
+    `activations` is by layer, and of these `positions` alone, ascending, unless they are None. `gradients[i]` is of the target of output position `p + i` with respect to each of the
     embeddings before it; where `masked` gives positions, of the logit of the token at masked position `masked[i]`, with
     respect to each of the `n` embeddings. `gradient_scores[i]` has its scores, by the columns of that table.
     """
@@ -58,7 +58,8 @@ class CapturedGeneration:
     metadata: Mapping[str, Any]
     tokens: CapturedTokens
     embeddings: Float32[np.ndarray, "n d_model"] | None = None
-    activations: Mapping[int, Float32[np.ndarray, "n d_ff"]] | None = None
+    activations: Mapping[int, Float32[np.ndarray, "m neurons"]] | None = None
+    positions: Int32[np.ndarray, "m"] | None = None
     gradients: Sequence[Float32[np.ndarray, "_ d_model"]] | None = None
     gradient_scores: Sequence[Float32[np.ndarray, "_ 4"]] | None = None
     masked: Sequence[int] | None = None
@@ -190,9 +191,10 @@ def _pairs(generation: CapturedGeneration) -> dict[str, np.ndarray]:
 
 
 def _activation_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
-    if generation.activations is None:
+    positions = np.arange(generation.n_tokens) if generation.positions is None else generation.positions
+    if generation.activations is None or not len(positions):
         return None
-    n, layers = generation.n_tokens, sorted(generation.activations)
+    n, layers = len(positions), sorted(generation.activations)
     vectors = [
         _vectors(
             generation.activations[layer],
@@ -204,7 +206,7 @@ def _activation_rows(generation: CapturedGeneration, precision: Precision) -> pa
     return _table(
         ACTIVATION_VECTORS,
         generation_id=np.full(n * len(layers), generation.generation_id),
-        position=np.tile(np.arange(n), len(layers)),
+        position=np.tile(positions, len(layers)),
         layer=np.repeat(layers, n),
         activation=pa.chunked_array(vectors),
     )
