@@ -356,12 +356,13 @@ class TooManyBytes(ActlakeError, ValueError):
         if written is None:
             return (
                 f"the run may write {needed / 1e6:.3g} MB and is allowed {max_bytes / 1e6:.3g} MB, so nothing was written; "
-                "record less (--record, --layers, --neurons, --every, --only-generated, --gradients, --max-new-tokens) or allow more "
-                "(--max-bytes)"
+                "record less (--record, --layers, --neurons, --every, --only-generated, --gradients, --max-new-tokens) "
+                "or allow more (--max-bytes)"
             )
         return (
-            f"the run was stopped before it would have come to {needed / 1e6:.3g} MB, of {max_bytes / 1e6:.3g} MB allowed; what was "
-            f"committed ({written / 1e6:.3g} MB) is kept, and the same command goes on from there when it allows more (--max-bytes)"
+            f"the run was stopped before it would have come to {needed / 1e6:.3g} MB, of {max_bytes / 1e6:.3g} MB allowed; "
+            f"what was committed ({written / 1e6:.3g} MB) is kept, and the same command goes on from there when it allows "
+            "more (--max-bytes)"
         )
 
 

@@ -75,8 +75,9 @@ def capture(
 
     `model` is a Hugging Face id, a local folder, a .gguf file, `smollm2-135m`, or a Model in hand. `prompts` are texts,
     mappings with a `prompt` or `text` (other fields become metadata), or a path to a .txt or .jsonl file.
-    `options` are those of `CaptureOptions`: max_new_tokens, record, gradients, layers, neurons, every, only_generated, max_bytes,
-    precision, batch_size, ffn, device, dtype, temperature, top_k, top_p, seed, chat, gradient_target, gradient_tokens, name, index.
+    `options` are those of `CaptureOptions`: max_new_tokens, record, gradients, layers, neurons, every, only_generated,
+    max_bytes, precision, batch_size, ffn, device, dtype, temperature, top_k, top_p, seed, chat, gradient_target,
+    gradient_tokens, name, index.
 
     The same call on the same store finishes what is missing and writes nothing twice. Each batch is committed as it is
     done; `on_progress` is called after each. Raises ActlakeError; what was committed before stays.

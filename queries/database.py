@@ -219,7 +219,8 @@ class Store:
 
         `wanted` narrows key columns to a value or a range (both ends included): `layer=4`, `generation_id=(10, 19)`. Each
         batch has `.keys`, a dict of arrays, and `.vectors`, a float32 matrix of at most some 4 MB; the next are
-        read while one is looked at. Of `activation_vectors`, `.neurons` are the numbers of the matrix's columns. Raises InvalidOption; MissingFile or CorruptFile where a file is not as it should be.
+        read while one is looked at. Of `activation_vectors`, `.neurons` are the numbers of the matrix's columns.
+        Raises InvalidOption; MissingFile or CorruptFile where a file is not as it should be.
         """
         described = TABLES.get(table)
         if described is None or described.vector is None:

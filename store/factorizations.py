@@ -25,7 +25,8 @@ from .shard import all_or_none, write_table
 class Factorization:
     """`k` factors of the activations of some tokens: `values` at each token, and `weights` of each neuron, layer by layer.
 
-    `neurons` are the numbers of a layer's columns of `weights`; None: 0, 1, 2, … The other fields are columns of `factorizations`; `slice` and `versions` become JSON.
+    `neurons` are the numbers of a layer's columns of `weights`; None: 0, 1, 2, …
+    The other fields are columns of `factorizations`; `slice` and `versions` become JSON.
     """
 
     name: str | None

@@ -43,9 +43,10 @@ class CapturedTokens:
 class CapturedGeneration:
     """One generation of `n` tokens, `p` of them the prompt, and what was recorded of it (None where it was not).
 
-    `activations` is by layer, and of these `positions` alone, ascending, unless they are None. `gradients[i]` is of the target of output position `p + i` with respect to each of the
-    embeddings before it; where `masked` gives positions, of the logit of the token at masked position `masked[i]`, with
-    respect to each of the `n` embeddings. `gradient_scores[i]` has its scores, by the columns of that table.
+    `activations` is by layer, and of these `positions` alone, ascending, unless they are None. `gradients[i]` is of the
+    target of output position `p + i` with respect to each of the embeddings before it; where `masked` gives positions, of
+    the logit of the token at masked position `masked[i]`, with respect to each of the `n` embeddings. `gradient_scores[i]`
+    has its scores, by the columns of that table.
     """
 
     generation_id: int
