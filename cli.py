@@ -27,20 +27,19 @@ from .queries import (
     Store,
     catalog_text,
     examples,
-    parse_bytes,
     shown,
     table_text,
     whole_file,
     write_rows,
 )
-from .store import DEFAULT_RECORDS, GRADIENT_TARGETS, PRECISIONS, RECORDS, Location, Log, parse_ranges
+from .store import DEFAULT_RECORDS, GRADIENT_TARGETS, PRECISIONS, RECORDS, Location, Log, parse_bytes, parse_ranges
 from .store import compact as compact_store
 from .store import gc as gc_store
 from .store import index as index_store
 from .store import verify as verify_store
 
 if TYPE_CHECKING:
-    from .capture import Model, Plan, Progress
+    from .capture import CaptureOptions, Model, Plan, Progress
 
 DEMO_STORE = "actlake-demo"
 DEMO_MODEL = "smollm2-135m"
@@ -123,6 +122,16 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
     metavar="normed|raw",
     help="How layer_predictions are made: with the final norm, or without.",
 )
+@click.option(
+    "--neurons", metavar="NEURONS", help="Neurons that are recorded of each layer, as 0-99,512.  [default: all]"
+)
+@click.option(
+    "--every", type=int, default=1, show_default=True, metavar="N", help="Of each layer, positions 0, N, 2N, … alone."
+)
+@click.option("--only-generated", is_flag=True, help="Of each layer, written tokens alone, not the prompt's.")
+@click.option(
+    "--max-bytes", metavar="SIZE", help="The most that the run may write, as 2GB or 512MiB.  [default: what fits]"
+)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True)
 @click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", help="Texts at once.")
 @click.option("--ffn", metavar="PATTERN", help="The FFNNs' output projections, where they are not to be searched.")
@@ -160,6 +169,7 @@ def capture(
     texts: Sequence[str],
     record: str,
     layers: str | None,
+    neurons: str | None,
     batch_size: str,
     gradient_tokens: str,
     dry_run: bool,
@@ -176,12 +186,14 @@ def capture(
     actlake capture corpus --model smollm2-135m --prompt " 1, 2, 3," --max-new-tokens 30
     actlake capture corpus --model distilbert/distilgpt2 prompts.jsonl --layers 0,3-5 --precision float16
     actlake capture corpus --model ./my-model prompts.txt --dry-run
+    actlake capture corpus --model ./my-model prompts.txt --neurons 0-99,512 --every 2 --only-generated --max-bytes 2GB
     head -100 questions.txt | actlake capture corpus --model ./my-model -
     actlake capture corpus --model ./my-model prompts.txt --ffn "model.layers.{i}.mlp.down_proj"
     """
     options |= {
         "record": tuple(part.strip() for part in record.split(",") if part.strip()),
         "layers": parse_ranges(layers) if layers is not None else None,
+        "neurons": parse_ranges(neurons, "neurons") if neurons is not None else None,
         "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
         "gradient_tokens": int(gradient_tokens) if gradient_tokens.isdecimal() else gradient_tokens,
     }
@@ -199,8 +211,9 @@ def capture(
         click.echo(f"loading {model} and checking where its neurons are …", err=True)
     loaded = load_model(model, device=chosen.device, dtype=chosen.dtype, ffn=chosen.ffn)
     plan = make_plan(loaded, records, chosen)
+    if dry_run or not as_json:
+        _print_budget(location, loaded, plan, chosen, as_json=as_json, err=not dry_run)
     if dry_run:
-        _print_budget(loaded, plan, chosen, as_json=as_json)
         return
     with _progress_bar() as report:
         run = capture_plan(location, loaded, plan, chosen, report)
@@ -512,22 +525,32 @@ def _counter(unit: str) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def _print_budget(model: "Model", plan: "Plan", options: Any, *, as_json: bool) -> None:
+def _print_budget(
+    location: Location, model: "Model", plan: "Plan", options: "CaptureOptions", *, as_json: bool, err: bool
+) -> None:
+    """Say how many bytes a run may write, a token and in all, of how many there are."""
     from .capture import byte_budget
 
-    budget = byte_budget(model, plan, options)
+    budget, free = byte_budget(model, plan, options), location.free_bytes()
     n_tokens = sum(work.max_tokens for work in plan.works)
     if as_json:
-        click.echo(json.dumps({"generations": len(plan.works), "max_tokens": n_tokens, "bytes": budget}))
+        said = {"max_bytes": options.most_bytes, "free_bytes": free}
+        click.echo(json.dumps({"generations": len(plan.works), "max_tokens": n_tokens, "bytes": budget, **said}))
         return
     rows = [
         [table, _bytes(size), _bytes(size / n_tokens)]
         for table, size in (budget | {"all": sum(budget.values())}).items()
     ]
-    click.echo(
-        f"{len(plan.works)} generations, at most {n_tokens} tokens; layers {number_ranges(plan.layers) or 'none'}"
-    )
-    click.echo(table_text(["table", "at most about", "a token"], rows))
+    kept = [f"layers {number_ranges(plan.layers) or 'none'}"]
+    kept += [] if plan.neurons is None else [f"neurons {number_ranges(plan.neurons)}"]
+    kept += [f"every {plan.positions.every} positions"] if plan.positions.every > 1 else []
+    kept += ["only generated positions"] if plan.positions.only_generated else []
+    room = [f"{_bytes(free)} are free"] if free is not None else []
+    room += [] if options.most_bytes is None else [f"{_bytes(options.most_bytes)} allowed"]
+    click.echo(f"{len(plan.works)} generations, at most {n_tokens} tokens; {', '.join(kept)}", err=err)
+    click.echo(table_text(["table", "at most about", "a token"], rows), err=err)
+    if room:
+        click.echo(", ".join(room), err=err)
 
 
 @contextmanager

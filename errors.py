@@ -16,6 +16,7 @@
     ├── GenerationNotFound       (LookupError)
     ├── NotRecorded              (LookupError)  the run did not record what was asked for
     ├── UnknownLayer             (LookupError)
+    ├── UnknownNeuron            (LookupError)
     ├── QueryError               (ValueError)   DuckDB refused the SQL
     ├── QueryStopped             (RuntimeError) a query reached a limit: rows, seconds or memory
     ├── QueryCancelled           (RuntimeError) a query was cancelled by who asked it
@@ -26,6 +27,7 @@
     ├── ModelRefused             (ValueError)   the model failed the check at load
     ├── MissingLibrary           (ImportError)  an optional library is not installed
     ├── NotEnoughSpace           (OSError)
+    ├── TooManyBytes             (ValueError)   a run may write, or came to write, more than it was allowed
     ├── DiskFull                 (OSError)      a write found no room: the disk, a quota or a limit of a file's size
     ├── StoreReadOnly            (OSError)      the system does not let this process write the store
     └── PortInUse                (OSError)
@@ -224,6 +226,17 @@ class UnknownLayer(ActlakeError, LookupError):
         return f"no layer{plural} {number_ranges(asked)}; there are layers {number_ranges(known) or 'none'}"
 
 
+class UnknownNeuron(ActlakeError, LookupError):
+    """A neuron that the model's layers do not have."""
+
+    def __init__(self, asked: Sequence[int], d_ff: int) -> None:
+        super().__init__(tuple(asked), d_ff)
+
+    def __str__(self) -> str:
+        asked, d_ff = self.args
+        return f"no neuron{'s' * (len(asked) > 1)} {number_ranges(asked)}; each layer has neurons 0-{d_ff - 1}"
+
+
 class QueryError(ActlakeError, ValueError):
     """DuckDB refused the SQL."""
 
@@ -343,7 +356,29 @@ class NotEnoughSpace(ActlakeError, OSError):
         uri, needed, free = self.args
         return (
             f"the run may write {needed / 1e9:.2f} GB and {uri!r} has {free / 1e9:.2f} GB free; "
-            "record less (--record, --layers, --max-new-tokens) or use another disk"
+            "record less (--record, --layers, --neurons, --every, --only-generated, --gradients, --max-new-tokens) or use "
+            "another disk"
+        )
+
+
+class TooManyBytes(ActlakeError, ValueError):
+    """A run may write more than it was allowed, or came to: `written` then has the bytes of what was committed, and is kept."""
+
+    def __init__(self, max_bytes: int, needed: int, written: int | None = None) -> None:
+        super().__init__(max_bytes, needed, written)
+
+    def __str__(self) -> str:
+        max_bytes, needed, written = self.args
+        if written is None:
+            return (
+                f"the run may write {needed / 1e6:.3g} MB and is allowed {max_bytes / 1e6:.3g} MB, so nothing was written; "
+                "record less (--record, --layers, --neurons, --every, --only-generated, --gradients, --max-new-tokens) "
+                "or allow more (--max-bytes)"
+            )
+        return (
+            f"the run was stopped before it would have come to {needed / 1e6:.3g} MB, of {max_bytes / 1e6:.3g} MB allowed; "
+            f"what was committed ({written / 1e6:.3g} MB) is kept, and the same command goes on from there when it allows "
+            "more (--max-bytes)"
         )
 
 

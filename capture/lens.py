@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from ..errors import InvalidOption
@@ -124,17 +124,18 @@ def layer_predictions(
     stream: Stream,
     logits: Float[Tensor, "batch pos vocab"],
     targets: Sequence[Sequence[int]],
+    positions: Sequence[Int32[np.ndarray, "_"]],
     wanted: OfStream,
 ) -> list[dict[int, CapturedPredictions]]:
-    """For each text, by layer: what the model would say at each position, and of the target there (-1 for none).
+    """For each text, by layer: what the model would say at each of its positions, and of the target there (-1 for none).
 
     After the last layer it is what the model says: its own `logits`. Memory: the distributions of 256 positions at a time.
     """
     batch, width = logits.shape[:2]
-    lengths = [len(text) for text in targets]
-    places = [row * width + position for row, n in enumerate(lengths) for position in range(n)]
-    at = torch.tensor(places, device=logits.device)
-    explained = torch.tensor([target for text in targets for target in text], device=logits.device)
+    lengths = [len(of_row) for of_row in positions]
+    rows_at = [(row, int(position)) for row, of_row in enumerate(positions) for position in of_row]
+    at = torch.tensor([row * width + position for row, position in rows_at], device=logits.device)
+    explained = torch.tensor([targets[row][position] for row, position in rows_at], device=logits.device)
     found: list[dict[int, CapturedPredictions]] = [{} for _ in targets]
     for layer in wanted.predictions:
         parts = []

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import InvalidOption
-from ..store import DEFAULT_RECORDS, GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Precision, Record
+from ..store import (
+    DEFAULT_RECORDS,
+    GRADIENT_TARGETS,
+    PRECISIONS,
+    RECORDS,
+    GradientTarget,
+    Precision,
+    Record,
+    parse_bytes,
+)
 from .anatomy import check_pattern
 from .generate import Sampling
 from .models import DType
@@ -25,6 +34,10 @@ class CaptureOptions:
                     or off, which is as if `record` did not name them
     layers          the layers of which activations, hidden states and predictions are recorded; all of them unless told
     lens            how layer_predictions are made of a layer's hidden states: normed (the final norm first) or raw
+    neurons         the neurons whose activations are recorded, the same in each layer; all of them unless told
+    every           what is recorded by layer is at positions 0, N, 2N, … of each generation
+    only_generated  what is recorded by layer is at positions that the model wrote, not at those of the prompt
+    max_bytes       the most bytes that the run may write, as 2GB, 512MiB or a number; no bound but the disk's unless told
     precision       what recorded vectors are rounded to
     batch_size      texts at once, or "auto": as many as have 512 tokens together, at most 32
     ffn             the FFNNs' output projections, where they are not to be searched: model.layers.{i}.mlp.down_proj
@@ -45,6 +58,10 @@ class CaptureOptions:
     gradients: Gradients = "vectors"
     layers: Sequence[int] | None = None
     lens: Lens = "normed"
+    neurons: Sequence[int] | None = None
+    every: int = 1
+    only_generated: bool = False
+    max_bytes: int | str | None = None
     precision: Precision = "bfloat16"
     batch_size: int | Literal["auto"] = "auto"
     ffn: str | None = None
@@ -77,6 +94,12 @@ class CaptureOptions:
             check_pattern(self.ffn)
         if self.gradient_target not in GRADIENT_TARGETS:
             raise InvalidOption("gradient_target", self.gradient_target, f"choose one of {', '.join(GRADIENT_TARGETS)}")
+        if self.neurons is not None and not len(self.neurons):
+            raise InvalidOption("neurons", self.neurons, "name at least one, or leave `activations` out of `record`")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InvalidOption("every", self.every, "give 1 or more")
+        if self.most_bytes is not None and self.most_bytes < 1:
+            raise InvalidOption("max_bytes", self.max_bytes, "give 1 or more")
         for name in ("batch_size", "gradient_tokens"):
             value = getattr(self, name)
             if value != "auto" and not (isinstance(value, int) and value >= 1):
@@ -84,6 +107,11 @@ class CaptureOptions:
         if not -(2**63) <= self.seed < 2**63:
             raise InvalidOption("seed", self.seed, "give a 64-bit integer")
         _ = self.sampling
+
+    @property
+    def most_bytes(self) -> int | None:
+        """`max_bytes` as a number."""
+        return parse_bytes(self.max_bytes, "max_bytes") if isinstance(self.max_bytes, str) else self.max_bytes
 
     @property
     def sampling(self) -> Sampling:

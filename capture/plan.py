@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ..errors import InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer
-from ..store import Record
+from ..errors import InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer, UnknownNeuron
+from ..store import TABLES, Positions, Record
+from ..store.index import SEGMENT_TOKENS, rewrites
 from ..store.precision import BYTES_PER_VALUE
 from .chat import Chat, chat_of
 from .lens import check_stream
@@ -24,6 +25,9 @@ BYTES_PER_SCORES = 16
 BYTES_PER_PREDICTION = 100
 """What one row of `layer_predictions` takes in a file, roughly."""
 BY_LAYER: tuple[Record, ...] = ("activations", "hidden_states", "layer_predictions")
+BYTES_PER_WORD = 8
+"""What the text of a token takes, roughly."""
+BYTES_PER_FILE, BYTES_PER_CHUNK = 600, 280
 WINDOW = 512
 """Prompts are sorted by length within windows of this many, so that a file's generation ids lie close together."""
 
@@ -54,10 +58,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """All the work of a run, and the layers it records."""
+    """All the work of a run, and of what it records activations: layers, neurons (None: all of them), positions."""
 
     works: Sequence[Work]
     layers: tuple[int, ...]
+    neurons: tuple[int, ...] | None = None
+    positions: Positions = Positions()  # noqa: RUF009  frozen
 
     def units(self, options: CaptureOptions) -> Iterator[tuple[Work, ...]]:
         """Work in batches: texts of about the same length, that have the same number of tokens to write."""
@@ -68,7 +74,7 @@ class Plan:
 
 
 def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) -> Plan:
-    """Tokens, layers and batches of a run. Raises InvalidPrompt, PromptTooLong, UnknownLayer or InvalidOption."""
+    """Tokens, layers and batches of a run. Raises InvalidPrompt, PromptTooLong, UnknownLayer, UnknownNeuron or InvalidOption."""
     if not prompts:
         raise InvalidPrompt("prompts", "there is none; give a file or a text")
     if options.ffn not in (None, model.anatomy.ffn):
@@ -83,34 +89,77 @@ def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) 
         raise InvalidOption("chat", True, f"{model.name} is an encoder, which answers nothing")
     check_stream(model, options)
     works = [_work(model, index, prompt, options) for index, prompt in enumerate(prompts)]
-    return Plan(works, layers if any(map(options.records, BY_LAYER)) else ())
+    if not any(map(options.records, BY_LAYER)):
+        return Plan(works, ())
+    positions = Positions(options.every, options.only_generated)
+    if not any(positions.count(len(work.token_ids), work.max_tokens) for work in works):
+        wanted = "nothing is written after any of these texts, so the run would record nothing of their layers"
+        raise InvalidOption("only_generated", True, wanted)
+    return Plan(works, layers, _neurons(model, options) if options.records("activations") else None, positions)
 
 
 def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, int]:
-    """For each table, about how many bytes the run writes at most, if every text gets all its tokens."""
+    """For each table that grows, about how many bytes the run writes at most: if every text gets all its tokens."""
     per_value = BYTES_PER_VALUE[options.precision]
-    d_model, d_ff = model.anatomy.d_model, model.anatomy.d_ff
-    tokens = sum(work.max_tokens for work in plan.works)
+    n_texts, n_files = len(plan.works), sum(1 for _ in plan.units(options))
+    d_model, tokens = model.anatomy.d_model, sum(work.max_tokens for work in plan.works)
     pairs = sum(
         sum(range(len(work.token_ids), work.max_tokens)) + work.n_masked * len(work.token_ids) for work in plan.works
     )
-    characters = sum(len(work.text.encode()) for work in plan.works)
-    budget = {"generations": 200 * len(plan.works) + characters, "tokens": 24 * tokens}
+    positions = sum(plan.positions.count(len(work.token_ids), work.max_tokens) for work in plan.works)
+    texts = sum(len(f"{work.text}{dict(work.prompt.metadata)}".encode()) for work in plan.works)
+    texts += BYTES_PER_WORD * sum(work.max_tokens - len(work.token_ids) for work in plan.works)
+    budget = {
+        "generations": 200 * n_texts + 3 * texts + _chunks("generations", n_files),  # a footer repeats two of the texts
+        "tokens": 24 * tokens + _chunks("tokens", n_files),
+    }
     if options.records("embeddings"):
-        budget["embeddings"] = round(tokens * d_model * per_value)
+        budget["embeddings"] = round(tokens * d_model * per_value) + _chunks("embeddings", n_files, n_texts)
     if options.records("gradients"):
-        budget["gradients"] = round(pairs * d_model * per_value)
+        budget["gradients"] = round(pairs * d_model * per_value) + _chunks("gradients", n_files, n_texts)
     if options.records("gradient_scores"):
-        budget["gradient_scores"] = pairs * BYTES_PER_SCORES
+        budget["gradient_scores"] = pairs * BYTES_PER_SCORES + _chunks("gradient_scores", n_files, n_texts)
     if options.records("activations"):
-        budget["activation_vectors"] = round(tokens * len(plan.layers) * d_ff * per_value)
+        n_neurons = model.anatomy.d_ff if plan.neurons is None else len(plan.neurons)
+        values = round(positions * len(plan.layers) * n_neurons * per_value)
+        budget["activation_vectors"] = values + _chunks("activation_vectors", n_files, n_texts * len(plan.layers))
         if options.index:
-            budget["neuron_vectors"] = budget["activation_vectors"]
+            budget |= _index_budget(positions, n_texts, len(plan.layers), n_neurons, values)
     if options.records("hidden_states"):
-        budget["hidden_states"] = round(tokens * (len(plan.layers) + 1) * d_model * per_value)
+        n_layers = len(plan.layers) + 1
+        budget["hidden_states"] = round(positions * n_layers * d_model * per_value)
+        budget["hidden_states"] += _chunks("hidden_states", n_files, n_texts * n_layers)
     if options.records("layer_predictions"):
-        budget["layer_predictions"] = tokens * len(plan.layers) * BYTES_PER_PREDICTION
+        budget["layer_predictions"] = positions * len(plan.layers) * BYTES_PER_PREDICTION
+        budget["layer_predictions"] += _chunks("layer_predictions", n_files, n_texts)
     return budget
+
+
+def _index_budget(positions: int, n_texts: int, n_layers: int, n_neurons: int, values: int) -> dict[str, int]:
+    """The same for the tables of the index step. Some special tokens, which have statistics of their own, a text."""
+    n_segments = -(-positions // SEGMENT_TOKENS)
+    n_files, n_written = n_segments * n_layers, 1 + rewrites(positions)
+    statistics = sum(100 + 5 * min(n, 40) + 3 * min(n, 200) // 2 for n in (positions, min(positions, 2 * n_texts)) if n)
+    each = {
+        "segments": 4 * positions + _chunks("segments", n_segments),
+        "neuron_vectors": values + _chunks("neuron_vectors", n_files, n_files + (4 * values >> 21)),
+        "neuron_partials": n_files * n_neurons * statistics
+        + _chunks("neuron_partials", n_files, n_files * -(-n_neurons // 512)),
+    }
+    return {table: n_written * n_bytes for table, n_bytes in each.items()}
+
+
+def _chunks(table: str, n_files: int, n_groups: int = 0) -> int:
+    """What files take beside their values: a footer, and what it and a page's header say of each column of a row group."""
+    return n_files * BYTES_PER_FILE + max(n_files, n_groups) * len(TABLES[table].columns) * BYTES_PER_CHUNK
+
+
+def _neurons(model: Model, options: CaptureOptions) -> tuple[int, ...] | None:
+    """The neurons to record, None for all."""
+    d_ff, asked = model.anatomy.d_ff, sorted({int(neuron) for neuron in options.neurons or ()})
+    if unknown := [neuron for neuron in asked if not 0 <= neuron < d_ff]:
+        raise UnknownNeuron(unknown, d_ff)
+    return tuple(asked) if 0 < len(asked) < d_ff else None
 
 
 def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> Work:

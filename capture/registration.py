@@ -75,6 +75,8 @@ def _how(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]:
         "layers": plan.layers,
         "ffn": anatomy.ffn,
         **({"lens": options.lens} if options.records("layer_predictions") else {}),
+        **({} if plan.neurons is None else {"neurons": plan.neurons}),
+        **plan.positions.config,
         **({} if anatomy.is_causal else {"attention": "bidirectional"}),
     }
 

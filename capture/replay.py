@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 
-from ..store import CapturedPredictions, GradientTarget
+from ..store import CapturedPredictions, GradientTarget, Positions
 from . import memory
 from .float32 import in_float32
 from .gradients import Graph, Output, masked_outputs, output_gradients, target_gradients, written_outputs
@@ -34,7 +34,7 @@ class Recorded:
     """
 
     embeddings: Float32[np.ndarray, "n d_model"]
-    activations: dict[int, Float32[np.ndarray, "n d_ff"]]
+    activations: dict[int, Float32[np.ndarray, "m neurons"]]
     gradients: list[Float32[np.ndarray, "_ width"]]
     logprob: Float32[np.ndarray, "n"]
     rank: Int32[np.ndarray, "n"]
@@ -55,11 +55,14 @@ def replay(
     gradient_tokens: int | Literal["auto"],
     scores: bool = False,
     stream: OfStream = OfStream(),  # noqa: B008  frozen
+    neurons: Sequence[int] | None = None,
+    positions: Positions = Positions(),  # noqa: B008  frozen
 ) -> list[Recorded]:
     """Record texts (token ids) in one batch: embeddings, activations of these layers, gradients of a target if wanted, and
     what is wanted of the residual stream.
 
-    With `scores` the gradients' scores, [inputs, 4], are in their place.
+    Activations are of these `neurons`, ascending (None: all), at these `positions`, and are cut on the device. With `scores` the
+    gradients' scores, [inputs, 4], are in their place.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
     backward passes over `gradient_tokens` positions at a time. Gradients are computed in float32 whatever the model computes in.
@@ -74,10 +77,11 @@ def replay(
     ids, mask = ids.to(model.device), mask.to(model.device)
     outputs = [written_outputs(text, p) for text, p in zip(texts, n_prompt_tokens, strict=True)]
     target = gradients if any(outputs) else None
+    at = [positions.of(p, n) for p, n in zip(n_prompt_tokens, lengths, strict=True)]
     reading = residual_stream(model.network, model.anatomy, stream.layers)
-    with reading as flow, _recording_pass(model, layers, target) as taps:
+    with reading as flow, _recording_pass(model, layers, neurons, target) as taps:
         logits = _forward(model, ids, mask)
-    of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], stream)
+    of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, stream)
     predictions = [
         _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
     ]
@@ -88,11 +92,11 @@ def replay(
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
     embeddings = _numpy(taps.embedding)
-    activations = {layer: _numpy(a).reshape(len(texts), width, -1) for layer, a in taps.activations.items()}
+    activations = _at_positions(taps.activations, None if positions.are_all else at, ids.shape)
     return [
         Recorded(
             embeddings[row, :n],
-            {layer: a[row, :n] for layer, a in activations.items()},
+            {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
             columns[row],
             *predictions[row],
             **of_flow[row],
@@ -111,6 +115,8 @@ def replay_encoder(
     gradient_tokens: int | Literal["auto"],
     scores: bool = False,
     stream: OfStream = OfStream(),  # noqa: B008  frozen
+    neurons: Sequence[int] | None = None,
+    positions: Positions = Positions(),  # noqa: B008  frozen
 ) -> list[Recorded]:
     """As `replay`, for a model that reads all positions at once: a gradient is with respect to every embedding of the text.
 
@@ -122,8 +128,9 @@ def replay_encoder(
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long().to(model.device)
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
     target = gradients if any(masked) else None
+    at = [positions.of(n, n) for n in lengths]
     reading = residual_stream(model.network, model.anatomy, stream.layers)
-    with reading as flow, _recording_pass(model, layers, target) as taps:
+    with reading as flow, _recording_pass(model, layers, neurons, target) as taps:
         logits = _forward(model, ids, mask)
     chosen = [
         masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
@@ -133,10 +140,10 @@ def replay_encoder(
         masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]) for row, n in enumerate(lengths)
     ]
     explained = [[-1] * n for n in lengths]
-    for row, positions in enumerate(masked):
-        for position, token_id in zip(positions, chosen[row], strict=True):
+    for row, of_row in enumerate(masked):
+        for position, token_id in zip(of_row, chosen[row], strict=True):
             explained[row][position] = token_id
-    of_flow = _of_flow(model, flow, logits, explained, stream)
+    of_flow = _of_flow(model, flow, logits, explained, at, stream)
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
         outputs = [masked_outputs(*of_row) for of_row in zip(masked, chosen, lengths, strict=True)]
@@ -145,11 +152,11 @@ def replay_encoder(
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
     embeddings = _numpy(taps.embedding)
-    activations = {layer: _numpy(a).reshape(*ids.shape, -1) for layer, a in taps.activations.items()}
+    activations = _at_positions(taps.activations, None if positions.are_all else at, ids.shape)
     return [
         Recorded(
             embeddings[row, :n],
-            {layer: a[row, :n] for layer, a in activations.items()},
+            {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
             columns[row],
             *predictions[row],
             masked=tuple(masked[row]),
@@ -219,26 +226,31 @@ def _graph(
 ) -> tuple[Graph, Tensor]:
     """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
     wide = nullcontext() if model.dtype == "float32" else in_float32()
-    with _recording(model, (), gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
+    with _recording(model, (), None, gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
         logits = _forward(model, ids, mask)
     return Graph(taps.embedding, taps.last_hidden), logits
 
 
 @contextmanager
-def _recording_pass(model: Model, layers: Sequence[int], target: GradientTarget | None) -> Iterator[_Taps]:
+def _recording_pass(
+    model: Model, layers: Sequence[int], neurons: Sequence[int] | None, target: GradientTarget | None
+) -> Iterator[_Taps]:
     """Hooks of the pass that records, which makes the graph of gradients too where it computes in float32."""
     has_graph = target is not None and model.dtype == "float32"
-    with _recording(model, layers, gradients=has_graph) as taps, torch.set_grad_enabled(has_graph):
+    with _recording(model, layers, neurons, gradients=has_graph) as taps, torch.set_grad_enabled(has_graph):
         yield taps
 
 
 @contextmanager
-def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds: bool = True) -> Iterator[_Taps]:
-    """Hooks that take the input embedding, the FFNNs' activations and what the unembedding receives.
+def _recording(
+    model: Model, layers: Sequence[int], neurons: Sequence[int] | None, *, gradients: bool, unembeds: bool = True
+) -> Iterator[_Taps]:
+    """Hooks that take the input embedding, the FFNNs' activations (of these neurons; None: all), what the unembedding receives.
 
     The unembedding, which can be a quarter of a small model, gets one position only if what it gives is not wanted.
     """
     taps, anatomy, network = _Taps(), model.anatomy, model.network
+    columns = None if neurons is None else torch.tensor(neurons, device=model.device)
 
     def embedding(module: nn.Module, args: object, output: Tensor) -> Tensor:
         dtype = torch.float32 if gradients else output.dtype
@@ -254,7 +266,8 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds
 
         def activation(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if (layer := next(runs)) in layers:
-                taps.activations[layer] = args[0].detach()
+                whole = args[0].detach()
+                taps.activations[layer] = whole if columns is None else whole.index_select(-1, columns.to(whole.device))
 
         return activation
 
@@ -277,18 +290,19 @@ def _of_flow(
     flow: Stream,
     logits: Float[Tensor, "batch pos vocab"],
     explained: Sequence[Sequence[int]],
+    at: Sequence[Int32[np.ndarray, "_"]],
     wanted: OfStream,
 ) -> list[dict[str, Any]]:
-    """For each text what is wanted of the residual stream; `explained` are the tokens to find among the predictions."""
-    batch, width = logits.shape[:2]
-    states = {layer: _numpy(flow.states[layer]).reshape(batch, width, -1) for layer in wanted.states}
-    said = layer_predictions(model, flow, logits.detach(), explained, wanted)
+    """For each text what is wanted of the residual stream at its positions; `explained` are the tokens to find among the
+    predictions."""
+    states = _at_positions({layer: flow.states[layer] for layer in wanted.states}, at, logits.shape[:2])
+    said = layer_predictions(model, flow, logits.detach(), explained, at, wanted)
     return [
         {
-            "hidden_states": {layer: of_layer[row, : len(text)] for layer, of_layer in states.items()},
+            "hidden_states": {layer: of_texts[row] for layer, of_texts in states.items()},
             "layer_predictions": said[row],
         }
-        for row, text in enumerate(explained)
+        for row in range(len(explained))
     ]
 
 
@@ -307,6 +321,20 @@ def _predictions(
         parts.append(torch.stack([logprob[:, 0], rank.float(), entropy]).cpu())  # a rank is exact below 2²⁴
     logprob, rank, entropy = torch.cat(parts, dim=1).numpy()
     return logprob, rank.astype(np.int32), entropy
+
+
+def _at_positions(
+    activations: dict[int, Tensor], at: Sequence[Int32[np.ndarray, "_"]] | None, shape: Sequence[int]
+) -> dict[int, list[Float32[np.ndarray, "_ neurons"]]]:
+    """Of each layer the rows of each text, at its positions (None: all, padding too); only these leave the device."""
+    if at is None:
+        return {layer: list(_numpy(a).reshape(*shape, -1)) for layer, a in activations.items()}
+    places = torch.tensor(np.concatenate([row * shape[1] + positions for row, positions in enumerate(at)]))
+    ends = np.cumsum([len(positions) for positions in at])[:-1]
+    return {
+        layer: np.split(_numpy(a.reshape(-1, a.shape[-1]).index_select(0, places.to(a.device))), ends)
+        for layer, a in activations.items()
+    }
 
 
 def _numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:

@@ -8,8 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import NotEnoughSpace
-from ..store import CapturedGeneration, Location, Log, index, write_shard
+from ..errors import NotEnoughSpace, TooManyBytes
+from ..store import TABLES, CapturedGeneration, Location, Log, Reader, index, partly_indexed, write_shard
+from ..store.schema import PROJECTION
+from .allowance import Allowance
 from .models import Model, load_model
 from .options import CaptureOptions
 from .plan import Plan, Work, byte_budget, make_plan
@@ -73,8 +75,9 @@ def capture(
 
     `model` is a Hugging Face id, a local folder, a .gguf file, `smollm2-135m`, or a Model in hand. `prompts` are texts,
     mappings with a `prompt` or `text` (other fields become metadata), or a path to a .txt or .jsonl file.
-    `options` are those of `CaptureOptions`: max_new_tokens, record, gradients, layers, precision, batch_size, ffn, device,
-    dtype, temperature, top_k, top_p, seed, chat, gradient_target, gradient_tokens, name, index.
+    `options` are those of `CaptureOptions`: max_new_tokens, record, gradients, layers, neurons, every, only_generated,
+    max_bytes, precision, batch_size, ffn, device, dtype, temperature, top_k, top_p, seed, chat, gradient_target,
+    gradient_tokens, name, index.
 
     The same call on the same store finishes what is missing and writes nothing twice. Each batch is committed as it is
     done; `on_progress` is called after each. Raises ActlakeError; what was committed before stays.
@@ -93,15 +96,15 @@ def capture_plan(
     options: CaptureOptions,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Run:
-    """As `capture`, for a model and a plan in hand. Raises NotEnoughSpace before anything is written."""
+    """As `capture`, for a model and a plan in hand. Raises NotEnoughSpace or TooManyBytes before anything is written."""
     started, log = time.monotonic(), Log(location)
     key = run_key(model, plan, options)
     if not (log.exists() and key in log.snapshot().keys):
         check_space(location, model, plan, options)
     reservation = register(log, key, run_row(model, plan, options), len(plan.works))
     first = reservation.first_generation_id
-    captured = CapturedIds(location, reservation)
-    done = captured.of(log.snapshot())
+    captured, snapshot = CapturedIds(location, reservation), log.snapshot()
+    allowance, done = Allowance(options.most_bytes, location, snapshot, reservation), captured.of(snapshot)
     n_captured, n_tokens, n_bytes = 0, 0, 0
 
     def report() -> None:
@@ -110,10 +113,12 @@ def capture_plan(
 
     def write(works: Sequence[Work], generations: Sequence[CapturedGeneration]) -> _Written:
         files = write_shard(location, generations, options.precision)
+        allowance.check(size := sum(file.bytes for file in files), files)
         snapshot = commit_unit(log, captured, generations, files)
         if files[0].path not in snapshot.files:  # another process did some of it meanwhile
             return _Written(captured.of(snapshot), again=tuple(works))
-        counts = (len(works), sum(g.n_tokens for g in generations), sum(file.bytes for file in files))
+        allowance.add(size)
+        counts = (len(works), sum(g.n_tokens for g in generations), size)
         return _Written(captured.of(snapshot), *counts)
 
     report()
@@ -121,7 +126,7 @@ def capture_plan(
     with ThreadPoolExecutor(1, thread_name_prefix="actlake-write") as writer:  # while the model does the next unit
         while units or in_writing:
             if units and (missing := [work for work in units.popleft() if first + work.prompt_index not in done]):
-                generations = capture_unit(model, missing, plan.layers, options, reservation)
+                generations = capture_unit(model, missing, plan, options, reservation)
                 in_writing.append(writer.submit(write, missing, generations))
             if in_writing and (not units or len(in_writing) > IN_WRITING):
                 written = in_writing.popleft().result()
@@ -133,6 +138,9 @@ def capture_plan(
                 report()
     complete(log, key, reservation.run_id)
     if options.index and options.records("activations"):
+        if partly_indexed(log.snapshot(), Reader(location)):
+            budget = byte_budget(model, plan, options)
+            allowance.check(sum(size for table, size in budget.items() if TABLES[table] in PROJECTION))
         index(location)
     seconds = time.monotonic() - started
     return Run(location.uri, reservation.run_id, first, len(plan.works), n_captured, n_tokens, n_bytes, seconds)
@@ -150,7 +158,9 @@ class _Written:
 
 
 def check_space(location: Location, model: Model, plan: Plan, options: CaptureOptions) -> None:
-    """Raise NotEnoughSpace when the store's disk has less room than the whole run may take."""
+    """Raise TooManyBytes when the whole run may take more than it is allowed, NotEnoughSpace when the store's disk has less."""
     needed, free = sum(byte_budget(model, plan, options).values()), location.free_bytes()
+    if options.most_bytes is not None and needed > options.most_bytes:
+        raise TooManyBytes(options.most_bytes, needed)
     if free is not None and needed > free:
         raise NotEnoughSpace(location.uri, needed, free)

@@ -9,16 +9,16 @@ from .generate import FinishReason, continuations, finish_reason
 from .lens import of_stream
 from .models import Model
 from .options import CaptureOptions
-from .plan import Work
+from .plan import Plan, Work
 from .replay import Recorded, replay, replay_encoder
 
 
 def capture_unit(
-    model: Model, works: Sequence[Work], layers: Sequence[int], options: CaptureOptions, reservation: Reservation
+    model: Model, works: Sequence[Work], plan: Plan, options: CaptureOptions, reservation: Reservation
 ) -> list[CapturedGeneration]:
     """Generate and replay one batch; nothing is written."""
-    prompts, stream = [work.token_ids for work in works], of_stream(layers, options)
-    layers = layers if options.records("activations") else ()
+    prompts, stream = [work.token_ids for work in works], of_stream(plan.layers, options)
+    layers = plan.layers if options.records("activations") else ()
     if not model.anatomy.is_causal:
         texts = replay_encoder(
             model,
@@ -29,9 +29,11 @@ def capture_unit(
             scores=options.records("gradient_scores"),
             gradient_tokens=options.gradient_tokens,
             stream=stream,
+            neurons=plan.neurons,
+            positions=plan.positions,
         )
         return [
-            _captured_generation(model, work, [], what, options, reservation)
+            _captured_generation(model, work, [], what, plan, options, reservation)
             for work, what in zip(works, texts, strict=True)
         ]
     room = works[0].max_new_tokens
@@ -47,9 +49,11 @@ def capture_unit(
         scores=options.records("gradient_scores"),
         gradient_tokens=options.gradient_tokens,
         stream=stream,
+        neurons=plan.neurons,
+        positions=plan.positions,
     )
     return [
-        _captured_generation(model, work, completion, what, options, reservation)
+        _captured_generation(model, work, completion, what, plan, options, reservation)
         for work, completion, what in zip(works, completions, recorded, strict=True)
     ]
 
@@ -59,6 +63,7 @@ def _captured_generation(
     work: Work,
     completion: Sequence[int],
     recorded: Recorded,
+    plan: Plan,
     options: CaptureOptions,
     reservation: Reservation,
 ) -> CapturedGeneration:
@@ -91,6 +96,7 @@ def _captured_generation(
         ),
         embeddings=recorded.embeddings if options.records("embeddings") else None,
         activations=recorded.activations if options.records("activations") else None,
+        positions=plan.positions.of(len(work.token_ids), len(ids)),
         gradients=recorded.gradients if options.records("gradients") else None,
         gradient_scores=recorded.gradients if options.records("gradient_scores") else None,
         masked=recorded.masked,

@@ -7,7 +7,7 @@ from .export import whole_file
 from .factors import NEGATIVES, Factors, Negatives, nmf
 from .formats import FORMATS, Format, shown, table_text, write_rows
 from .generation import Generation
-from .limits import Limits, parse_bytes
+from .limits import Limits
 from .provenance import Provenance
 from .saliency import METHODS, Method, SaliencyMatrix, saliency_matrix
 from .sandbox import QueryResult
@@ -30,7 +30,6 @@ __all__ = [
     "catalog_text",
     "examples",
     "nmf",
-    "parse_bytes",
     "saliency_matrix",
     "shown",
     "table_text",

@@ -24,6 +24,7 @@ from .catalog import asks_for_comments, with_comments
 from .comments import comment_on_all, definitions, literal, quoted
 from .files import StoreFiles
 from .messages import is_duckdbs, query_error, says_of_no_file
+from .neurons import Some, neuron_numbers
 from .plan import INDEXED, UNINDEXED, Ranges, Scans, columns_of, scans_of, schema_option
 
 Path = Literal["by_token", "by_neuron"]
@@ -68,9 +69,11 @@ class Database:
         *,
         check: Check,
         name_of: Callable[[str], str],
+        some_neurons: Some = (),
     ) -> None:
-        """`partly_indexed` is the store's; `check` sees files before they are read; `name_of` gives the name
+        """`partly_indexed` and `some_neurons` are the store's; `check` sees files before they are read; `name_of` gives the name
         by which DuckDB opens a path. From `files` it reads the empty files that stand where nothing is to be read."""
+        self._some_neurons = some_neurons
         self._snapshot, self._indexed = snapshot, partly_indexed
         self._store_files, self._check, self._name_of = files, check, cache(name_of)
         tail = {path: snapshot.files[path] for path in partly_indexed}
@@ -181,7 +184,7 @@ class Database:
             for layer in layers
         ]
         connection.from_arrow(pa.Table.from_pylist(rows, schema=INDEXED)).create("indexed_layers")
-        connection.execute(definitions())
+        connection.execute(definitions() + neuron_numbers(self._some_neurons))
 
     def _set_files(self, connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[DataFile]) -> None:
         connection.execute(f"set variable {quoted(name)} = ?", [self._names(name, files)])
@@ -248,7 +251,8 @@ def _bytes(file: DataFile, ranges: Ranges) -> float:
     for column in ("generation_id", "layer", "neuron"):
         if column in file.ranges:
             first, last = _overlap(ranges, file, column)
-            share *= max(0, last - first + 1) / (file.ranges[column][1] - file.ranges[column][0] + 1)
+            n_values = min(file.ranges[column][1] - file.ranges[column][0] + 1, file.rows)
+            share *= min(1.0, max(0, last - first + 1) / n_values)
     return share * file.bytes
 
 

@@ -11,7 +11,20 @@ import pandas as pd
 import pyarrow.dataset as pads
 
 from ..errors import InvalidOption, PromptsNotKept, RunNotFound, UnknownLayer
-from ..store import TABLES, Batch, Footers, Location, Log, Reader, partly_indexed, save_factorization, shapes
+from ..store import (
+    TABLES,
+    Batch,
+    Footers,
+    Location,
+    Log,
+    Positions,
+    Reader,
+    Snapshot,
+    partly_indexed,
+    save_factorization,
+    shapes,
+)
+from ..store.neurons import Some, some_neurons, with_neurons
 from .catalog import dot_command
 from .connection import Database, empty_files
 from .export import export
@@ -57,7 +70,7 @@ class Store:
             newest = self._log.snapshot(after=self.snapshot)
             if newest.version != self.snapshot.version:
                 self.snapshot, self._opened = newest, None
-                self._sandbox = self._sandbox and self._sandbox.over(newest, partly_indexed(newest, self._reader))
+                self._sandbox = self._sandbox and self._sandbox.over(newest, *self._known(newest))
         return self
 
     def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
@@ -131,8 +144,9 @@ class Store:
 
         `relative` names files as seen from the store's folder, where the script must then be run.
         """
-        tail = partly_indexed(self.snapshot, self._reader)
-        return views_script(self.location, self.snapshot, tail, self._database.opened(), relative=relative)
+        tail, some = self._known(self.snapshot)
+        described = self._database.opened()
+        return views_script(self.location, self.snapshot, tail, described, some_neurons=some, relative=relative)
 
     def keep_spare(self) -> None:
         """From now on have a started process wait for the next `read_sql`, which then costs milliseconds."""
@@ -213,12 +227,15 @@ class Store:
         row = rows[0]
         (run,) = self._reader.rows(self.snapshot, "runs", run_id=row["run_id"]).to_pylist()
         layers = tuple(json.loads(run["generation_config"])["layers"])
+        shape = shapes(self.snapshot, self._reader)[row["run_id"]]
         return Generation(
             **{**row, "metadata": json.loads(row["metadata"]), "source": json.loads(row["source"] or "null")},
             model=run["model"],
             recorded=frozenset(run["recorded"]),
-            layers=layers if "activations" in run["recorded"] else (),
+            layers=shape.layers,
+            neurons=shape.neurons if shape.layers else (),
             hidden_layers=(-1, *layers) if "hidden_states" in run["recorded"] else (),
+            _positions=Positions.of_run(run),
             _reader=self._reader,
             _snapshot=self.snapshot,
         )
@@ -246,7 +263,8 @@ class Store:
 
         `wanted` narrows key columns to a value or a range (both ends included): `layer=4`, `generation_id=(10, 19)`. Each
         batch has `.keys`, a dict of arrays, and `.vectors`, a float32 matrix of at most some 4 MB; the next are
-        read while one is looked at. Raises InvalidOption; MissingFile or CorruptFile where a file is not as it should be.
+        read while one is looked at. Of `activation_vectors`, `.neurons` are the numbers of the matrix's columns.
+        Raises InvalidOption; MissingFile or CorruptFile where a file is not as it should be.
         """
         described = TABLES.get(table)
         if described is None or described.vector is None:
@@ -254,7 +272,13 @@ class Store:
             raise InvalidOption("table", table, f"choose one with vectors: {choices}")
         if unknown := set(wanted) - set(described.key):
             raise InvalidOption("wanted", sorted(unknown), f"{table} is narrowed by {', '.join(described.key)}")
+        if table == "activation_vectors":
+            return self._activations(wanted)
         return self._reader.batches(self.snapshot, table, wanted)
+
+    def _activations(self, wanted: Mapping[str, int | tuple[int, int]]) -> Iterator[Batch]:
+        batches = self._reader.batches(self.snapshot, "activation_vectors", wanted)
+        return with_neurons(batches, some_neurons(self.snapshot, self._reader))
 
     def responding(
         self, predicate: str, layers: Sequence[int] | None = None, *, run_id: int | None = None, special: bool = False
@@ -263,7 +287,8 @@ class Store:
 
         `predicate` is a SQL condition on the columns of `tokens` and `generations`: `"token = '.'"`, `"rank > 1"`; it is
         yours, as the query of `sql` is. Columns: layer, neuron, n_selected, mean_selected, mean_others, and
-        effect_size: the difference of the means in pooled standard deviations (Cohen 1988, d). All runs together unless
+        effect_size: the difference of the means in pooled standard deviations (Cohen 1988, d). A position counts where
+        the neuron was recorded. All runs together unless
         `run_id` names one; special tokens are left out unless told. Cost: one pass over the layers' vectors.
 
         Raises QueryError, UnknownLayer, RunNotFound; InvalidOption when the predicate holds nowhere, or everywhere.
@@ -291,8 +316,11 @@ class Store:
         if run_id is not None:
             ids = self.snapshot.reservations[run_id].generation_ids
             wanted["generation_id"] = (ids.start, ids.stop - 1)
-        found = moments(self._reader.batches(self.snapshot, "activation_vectors", wanted), selected)
-        frames = [found[layer].frame(layer) for layer in asked if layer in found]
+        found = moments(self._activations(wanted), selected)
+        frames = [frame for layer in asked if layer in found if len(frame := found[layer].frame(layer))]
+        if not frames:
+            where = "at none, or at all, of the positions whose activations were recorded"
+            raise InvalidOption("predicate", predicate, f"it holds {where}, so there is nothing to compare")
         return pd.concat(frames, ignore_index=True).sort_values(
             "effect_size", ascending=False, ignore_index=True, kind="stable"
         )
@@ -325,16 +353,22 @@ class Store:
         if database is None:
             location, is_local = self.location, self.location.is_local
             files = StoreFiles(location, () if is_local else list(self.snapshot.files), empty_files())
+            tail, some = self._known(self.snapshot)
             database = self._opened = Database(
                 self.snapshot,
-                partly_indexed(self.snapshot, self._reader),
+                tail,
                 files,
                 check=Footers(location),
                 name_of=(lambda path: location.full(path).translate(GLOB)) if is_local else files.url,
+                some_neurons=some,
             )
         return database
 
     def _sandboxed(self) -> Sandbox:
         if self._sandbox is None:
-            self._sandbox = Sandbox(self.location, self.snapshot, partly_indexed(self.snapshot, self._reader))
+            self._sandbox = Sandbox(self.location, self.snapshot, *self._known(self.snapshot))
         return self._sandbox
+
+    def _known(self, snapshot: Snapshot) -> tuple[dict[str, tuple[int, ...]], list[Some]]:
+        """What a Database is to know of a snapshot: files that are indexed in part, generations with some neurons alone."""
+        return partly_indexed(snapshot, self._reader), some_neurons(snapshot, self._reader)

@@ -26,6 +26,8 @@ class Factors:
     components  float32 [k, columns], the factor's weight for each column of X: neurons layer by layer; with
                 `negatives="split"` the positive halves of all of them first, then the negative halves
     neurons     float32 [k, layers × d_ff], the weight of each neuron; with `split` positive minus negative half
+    neuron      int32 [d_ff], the number that each of a layer's columns has: all neurons, or those that were recorded; None
+                of an array that is in no store
     error       ‖X − tokens @ components‖ / ‖X‖ (Frobenius), 0 when X is 0
     generation_id, position  int64 and int32 [positions], the store's token that each row of X is of; None of an array
                 that is in no store
@@ -42,6 +44,7 @@ class Factors:
     converged: bool
     generation_id: Int64[np.ndarray, "positions"] | None = None
     position: Int32[np.ndarray, "positions"] | None = None
+    neuron: Int32[np.ndarray, "d_ff"] | None = None
 
     @property
     def k(self) -> int:
@@ -84,6 +87,8 @@ def nmf(
     if how == "split":
         x = np.concatenate([x, np.maximum(-activations, 0)], axis=1)
     most = min(x.shape)
+    if not most:
+        raise InvalidOption("k", k, "there are no activations in this slice, so there is nothing to factor")
     if not 1 <= k <= most:
         raise InvalidOption("k", k, f"choose from 1 to {most}, the smaller of positions and columns of this slice")
     scale = _layer_scale(x, len(layers), how) if scale_layers else np.ones(x.shape[1], np.float32)

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
-from ..store import Reader, Snapshot
+from ..store import Positions, Reader, Snapshot
 from .factors import Factors, Negatives, nmf
 from .saliency import Method, SaliencyMatrix, check_method, saliency_matrix, saliency_of_scores
 
@@ -18,8 +18,8 @@ from .saliency import Method, SaliencyMatrix, check_method, saliency_matrix, sal
 class Generation:
     """A prompt and what the model wrote after it; `n_tokens` positions, the first `n_prompt_tokens` of them the prompt.
 
-    `layers` are those of which activations were recorded, `hidden_layers` those of which hidden states were (-1: what enters
-    the first block).
+    `layers` and `neurons` are those whose activations were recorded, the same neurons in each layer; `hidden_layers` are
+    those of which hidden states were (-1: what enters the first block).
     """
 
     generation_id: int
@@ -35,7 +35,9 @@ class Generation:
     model: str
     recorded: frozenset[str]
     layers: tuple[int, ...]
+    neurons: Sequence[int]
     hidden_layers: tuple[int, ...]
+    _positions: Positions = field(repr=False, compare=False)
     _reader: Reader = field(repr=False, compare=False)
     _snapshot: Snapshot = field(repr=False, compare=False)
 
@@ -70,24 +72,36 @@ class Generation:
         start = sum(n for output, n in n_inputs.items() if output < output_position)
         return vectors[start : start + n_inputs[output_position]]
 
+    @property
+    def layer_positions(self) -> Int32[np.ndarray, "positions"]:
+        """The positions of what was recorded by layer (activations, hidden states and predictions), ascending: all of them,
+        unless the run was told otherwise."""
+        return self._positions.of(self.n_prompt_tokens, self.n_tokens)
+
     def activations(self, layers: Sequence[int] | None = None) -> Float32[np.ndarray, "positions neurons"]:
-        """Activations, [positions, layers × d_ff], layer after layer in the order asked for (all, ascending, unless told); one
+        """Activations, [positions, layers × neurons], layer after layer in the order asked for (all, ascending, unless told); one
         that is named twice is there once.
 
-        Raises NotRecorded, or UnknownLayer.
+        Row `i` is of position `layer_positions[i]`, column `j` of a layer of neuron `neurons[j]`: of each position and each
+        neuron, unless the run recorded some alone. Raises NotRecorded, or UnknownLayer.
         """
         known = self._known("activations", self.layers, layers)
+        if not len(self.layer_positions):
+            return np.empty((0, len(known) * len(self.neurons)), np.float32)
         return self._reader.layers(self._snapshot, self.generation_id, known)
 
     def hidden_states(self, layers: Sequence[int] | None = None) -> Float32[np.ndarray, "positions layers d_model"]:
         """The residual stream after these layers, in the order asked for (all that were recorded, ascending, unless told, so
-        first layer -1: what enters the first block); one that is named twice is there once.
+        first layer -1: what enters the first block); one that is named twice is there once. Row `i` is of position
+        `layer_positions[i]`.
 
         Raises NotRecorded, or UnknownLayer.
         """
         known = self._known("hidden_states", self.hidden_layers, layers)
+        if not len(self.layer_positions):
+            return np.empty((0, len(known), 0), np.float32)
         states = self._reader.layers(self._snapshot, self.generation_id, known, of="hidden_states")
-        return states.reshape(self.n_tokens, len(known), -1)
+        return states.reshape(len(states), len(known), -1)
 
     def layer_predictions(self) -> pd.DataFrame:
         """The rows of `layer_predictions`, by layer and position, without generation_id. Raises NotRecorded."""
@@ -125,8 +139,9 @@ class Generation:
         known = self._known("activations", self.layers, layers)
         activations = self.activations(known)
         factors = nmf(activations, k, layers=known, negatives=negatives, scale_layers=scale_layers, seed=seed)
-        ids, positions = np.full(self.n_tokens, self.generation_id), np.arange(self.n_tokens, dtype=np.int32)
-        return replace(factors, generation_id=ids, position=positions)
+        positions, neurons = self.layer_positions, np.array(self.neurons, np.int32)
+        ids = np.full(len(positions), self.generation_id)
+        return replace(factors, generation_id=ids, position=positions, neuron=neurons)
 
     def _n_inputs(self) -> dict[int, int]:
         """Over how many inputs each output position's gradients go: a masked position's over all, a written token's over

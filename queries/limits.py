@@ -1,12 +1,10 @@
 """How much one sandboxed query may take."""
 
-import re
 from dataclasses import dataclass
 
 from ..errors import InvalidOption
 
 LEAST_MEMORY = 512 * 2**20
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +31,3 @@ class Limits:
                 raise InvalidOption(option, value, f"give a whole number, {least} or more")
         if not isinstance(self.seconds, int | float) or not 0 < self.seconds < float("inf"):
             raise InvalidOption("seconds", self.seconds, "give a number above 0")
-
-
-def parse_bytes(text: str) -> int:
-    """A size as people write it.
-
-    >>> parse_bytes("2GB"), parse_bytes("1.5 GiB")
-    (2000000000, 1610612736)
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    if not match or match[2].lower() not in _UNITS:
-        raise InvalidOption("memory", text, "give a size, as 512MB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2].lower()])

@@ -37,6 +37,7 @@ from ..errors import (
 from ..store.location import Location
 from ..store.log import Snapshot
 from .limits import Limits
+from .neurons import Some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,9 +67,15 @@ _ERRORS = {kind.__name__: kind for kind in (CorruptFile, MissingFile, QueryError
 class Sandbox:
     """Answers queries over one snapshot, each in a new process. Safe between threads."""
 
-    def __init__(self, location: Location, snapshot: Snapshot, partly_indexed: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        location: Location,
+        snapshot: Snapshot,
+        partly_indexed: Mapping[str, Sequence[int]],
+        some_neurons: Some = (),
+    ) -> None:
         self._location = location
-        self._document = store_document(location, snapshot, partly_indexed)
+        self._document = store_document(location, snapshot, partly_indexed, some_neurons)
         self._keeps_spare = False
         self._spare: _Child | None = None
         self._lock = threading.Lock()
@@ -90,9 +97,11 @@ class Sandbox:
             if self._spare is None or not self._spare.is_alive():
                 self._spare = self._start()
 
-    def over(self, snapshot: Snapshot, partly_indexed: Mapping[str, Sequence[int]]) -> "Sandbox":
+    def over(
+        self, snapshot: Snapshot, partly_indexed: Mapping[str, Sequence[int]], some_neurons: Some = ()
+    ) -> "Sandbox":
         """The same over another snapshot; this one is closed."""
-        other = Sandbox(self._location, snapshot, partly_indexed)
+        other = Sandbox(self._location, snapshot, partly_indexed, some_neurons)
         if self._keeps_spare:
             other.keep_spare()
         self.close()
@@ -285,10 +294,13 @@ class _Child:
         return QueryAborted(code, said.splitlines()[-1] if said else "")
 
 
-def store_document(location: Location, snapshot: Snapshot, partly_indexed: Mapping[str, Sequence[int]]) -> bytes:
+def store_document(
+    location: Location, snapshot: Snapshot, partly_indexed: Mapping[str, Sequence[int]], some_neurons: Some = ()
+) -> bytes:
     """What the other process needs to know of a snapshot: a line of JSON, and the snapshot as a checkpoint has it."""
     uri = location.root if location.is_local else location.uri
-    return json.dumps({"uri": uri, "partly_indexed": partly_indexed}).encode() + b"\n" + snapshot.checkpoint()
+    said = {"uri": uri, "partly_indexed": partly_indexed, "some_neurons": some_neurons}
+    return json.dumps(said).encode() + b"\n" + snapshot.checkpoint()
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:

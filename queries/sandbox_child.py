@@ -42,11 +42,11 @@ _REMOTE_FILES = ("/etc", "/usr", "/lib", "/lib64", "/proc/self", "/dev/urandom",
 def main(channel_fd: int) -> None:
     """Read the store's description from standard input, then one request from the socket; answer it; end."""
     with socket.socket(fileno=channel_fd) as channel, channel.makefile("rb") as requests:
-        location, snapshot, partly_indexed = store_from(sys.stdin.buffer.read())
+        location, snapshot, known = store_from(sys.stdin.buffer.read())
         confine(location)
         files = StoreFiles(location, list(snapshot.files), empty_files())
         check = Footers(location, files.native)
-        database, problem = Database(snapshot, partly_indexed, files, check=check, name_of=files.url), None
+        database, problem = Database(snapshot, **known, files=files, check=check, name_of=files.url), None
         try:
             database.opened()
             scans_of("select 1")  # makes what plans are made over
@@ -72,11 +72,11 @@ def main(channel_fd: int) -> None:
         os._exit(0)  # DuckDB's threads and caches need no farewell
 
 
-def store_from(document: bytes) -> tuple[Location, Snapshot, dict[str, list[int]]]:
-    """The location, the snapshot and what of it is indexed in part, as `sandbox.store_document` wrote them down."""
+def store_from(document: bytes) -> tuple[Location, Snapshot, dict[str, Any]]:
+    """The location, the snapshot and what a Database is to know of it, as `sandbox.store_document` wrote them down."""
     head, _, checkpoint = document.partition(b"\n")
     body = json.loads(head)
-    return Location.of(body["uri"]), Snapshot.parse(checkpoint, "standard input"), body["partly_indexed"]
+    return Location.of(body.pop("uri")), Snapshot.parse(checkpoint, "standard input"), body
 
 
 def confine(location: Location) -> None:

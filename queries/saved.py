@@ -20,6 +20,7 @@ def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, rea
         raise InvalidOption("factors", f"{factors.k} factors", how)
     ids, which = np.unique(factors.generation_id, return_inverse=True)
     n_positions, d_ff = np.zeros(len(ids), np.int64), factors.neurons.shape[1] // len(factors.layers)
+    neurons = list(range(d_ff)) if factors.neuron is None else factors.neuron.tolist()
     np.maximum.at(n_positions, which, factors.position + 1)
     generations, wanted = ids.tolist(), (int(ids[0]), int(ids[-1]))
     rows = reader.rows(snapshot, "generations", columns=["generation_id", "run_id", "n_tokens"], generation_id=wanted)
@@ -28,7 +29,8 @@ def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, rea
         if generation_id not in there:
             raise generation_not_found(generation_id, snapshot, reader)
         shape = known[there[generation_id]["run_id"]]
-        if n > there[generation_id]["n_tokens"] or d_ff != shape.d_ff or set(factors.layers) - set(shape.layers):
+        is_other = n > there[generation_id]["n_tokens"] or neurons != list(shape.neurons)
+        if is_other or set(factors.layers) - set(shape.layers):
             how = f"generation {generation_id} of this store has other tokens, layers or neurons; save them where they are from"
             raise InvalidOption("factors", f"{factors.k} factors", how)
     return Factorization(
@@ -47,4 +49,5 @@ def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, rea
         position=factors.position,
         values=factors.tokens,
         weights=factors.neurons,
+        neurons=np.array(neurons, np.int32),
     )

@@ -10,6 +10,7 @@ from ..store.log import Snapshot
 from ..store.schema import TABLES
 from .comments import comments_beside_views_sql, literal, quoted, views_sql
 from .files import GLOB
+from .neurons import Some, neuron_numbers
 from .plan import INDEXED, UNINDEXED, columns_of, schema_option
 
 _AGAIN = {
@@ -25,6 +26,7 @@ def views_script(
     partly_indexed: Mapping[str, Sequence[int]],
     described: duckdb.DuckDBPyConnection,
     *,
+    some_neurons: Some = (),
     relative: bool = False,
 ) -> str:
     """The script that makes views of a snapshot's files, in a DuckDB of one's own; it may be run again, over an older one.
@@ -41,6 +43,7 @@ def views_script(
     derived = f"\n{views_sql()}"
     for once, again in _AGAIN.items():
         derived = derived.replace(once, again)
+    derived += neuron_numbers(some_neurons)
     comments = "\n".join(comments_beside_views_sql(described)).replace("comment on table ", "comment on view ")
     return "\n".join([*_head(location, snapshot, relative=relative), "", views, derived, comments, ""])
 

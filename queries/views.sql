@@ -15,6 +15,10 @@ where not exists (
 
 comment on view unindexed_activation_vectors is 'the rows of activation_vectors that neuron_vectors has not';
 
+-- Where a run recorded some neurons alone, another macro takes the place of this one.
+create macro neuron_numbers(generation_id, activation) as (generate_subscripts(activation, 1) - 1)::integer;
+comment on macro neuron_numbers is 'the neuron of each value of a token-major vector, one row a value';
+
 create schema by_token;
 
 create view by_token.activations as
@@ -22,7 +26,7 @@ select
     generation_id,
     position,
     layer,
-    (generate_subscripts(activation, 1) - 1)::integer as neuron,
+    neuron_numbers(generation_id, activation) as neuron,
     unnest(activation) as activation
 from activation_vectors;
 
@@ -44,7 +48,7 @@ select
     generation_id,
     position,
     layer,
-    (generate_subscripts(activation, 1) - 1)::integer as neuron,
+    neuron_numbers(generation_id, activation) as neuron,
     unnest(activation) as activation
 from unindexed_activation_vectors;
 
@@ -125,7 +129,7 @@ from (
         generation_id,
         position,
         layer,
-        (generate_subscripts(activation, 1) - 1)::integer as neuron,
+        neuron_numbers(generation_id, activation) as neuron,
         unnest(activation) as activation
     from unindexed_activation_vectors
 )

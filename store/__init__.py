@@ -7,12 +7,14 @@ from .gc import Collected, gc
 from .index import Indexed, index, partly_indexed
 from .location import Location
 from .log import Commit, DataFile, Log, Range, Reservation, Snapshot
+from .positions import Positions
 from .precision import PRECISIONS, Precision, rounded
 from .ranges import parse_ranges
 from .reader import Batch, Reader
 from .schema import DEFAULT_RECORDS, GRADIENT_TARGETS, RECORDS, TABLES, Column, GradientTarget, Record, Table
 from .shapes import Shape, shapes
 from .shard import CapturedGeneration, CapturedPredictions, CapturedTokens, write_shard, write_table
+from .sizes import parse_bytes
 from .verify import Report, verify
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Indexed",
     "Location",
     "Log",
+    "Positions",
     "Precision",
     "Range",
     "Reader",
@@ -48,6 +51,7 @@ __all__ = [
     "compact",
     "gc",
     "index",
+    "parse_bytes",
     "parse_ranges",
     "partly_indexed",
     "rounded",

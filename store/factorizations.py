@@ -25,6 +25,7 @@ from .shard import all_or_none, write_table
 class Factorization:
     """`k` factors of the activations of some tokens: `values` at each token, and `weights` of each neuron, layer by layer.
 
+    `neurons` are the numbers of a layer's columns of `weights`; None: 0, 1, 2, …
     The other fields are columns of `factorizations`; `slice` and `versions` become JSON.
     """
 
@@ -42,7 +43,8 @@ class Factorization:
     generation_id: Int64[np.ndarray, "tokens"]
     position: Int32[np.ndarray, "tokens"]
     values: Float32[np.ndarray, "tokens k"]
-    weights: Float32[np.ndarray, "k neurons"]
+    weights: Float32[np.ndarray, "k columns"]
+    neurons: Int32[np.ndarray, "d_ff"] | None = None
 
     @property
     def k(self) -> int:
@@ -104,12 +106,12 @@ def _files(location: Location, number: int, what: Factorization) -> Iterator[Dat
     }
     yield write_table(location, FACTOR_TOKENS, pa.table(tokens).cast(FACTOR_TOKENS.arrow))
     weights = what.weights.reshape(what.k, len(what.layers), what.d_ff)[:, np.argsort(what.layers)]
-    factor, place, neuron = np.indices(weights.shape).reshape(3, -1)
+    factor, place, column = np.indices(weights.shape).reshape(3, -1)
     neurons = {
         "factorization_id": np.full(weights.size, number),
         "factor": factor,
         "layer": np.sort(what.layers)[place],
-        "neuron": neuron,
+        "neuron": column if what.neurons is None else what.neurons[column],
         "weight": weights.ravel(),
     }
     yield write_table(location, FACTOR_NEURONS, pa.table(neurons).cast(FACTOR_NEURONS.arrow))

@@ -103,6 +103,12 @@ def index(
     return Indexed(n_tokens, len(segments(snapshot, reader)), n_bytes)
 
 
+def rewrites(n_tokens: int) -> int:
+    """How often merges write each of that many new tokens again, at most, if nothing else is in the store."""
+    n_segments = -(-min(n_tokens, MERGED_TOKENS) // SEGMENT_TOKENS)
+    return int(np.log(max(n_segments, 1)) / np.log(FANOUT) + 1e-9)
+
+
 @dataclass(frozen=True)
 class Segment:
     """A segment as a snapshot has it."""
@@ -111,6 +117,7 @@ class Segment:
     layers: tuple[int, ...]
     d_ff: int
     n_tokens: int
+    neurons: tuple[int, ...]
     files: tuple[DataFile, ...]
 
     @property
@@ -126,13 +133,20 @@ def segments(snapshot: Snapshot, reader: Reader) -> list[Segment]:
     for table in (SEGMENTS, NEURON_VECTORS, NEURON_PARTIALS):
         for file in snapshot.of(table.name):
             by_segment.setdefault(file.ranges["segment_id"][0], []).append(file)
-    return sorted(
-        (
-            Segment(**{**row, "layers": tuple(row["layers"])}, files=tuple(by_segment[row["segment_id"]]))
-            for row in rows
-        ),
-        key=lambda segment: segment.segment_id,
-    )
+    made = []
+    for row in rows:
+        files = tuple(by_segment[row["segment_id"]])
+        neurons = _neurons(reader, files, row["layers"][0], row["d_ff"])
+        made.append(Segment(**{**row, "layers": tuple(row["layers"])}, neurons=neurons, files=files))
+    return sorted(made, key=lambda segment: segment.segment_id)
+
+
+def _neurons(reader: Reader, files: Sequence[DataFile], layer: int, n: int) -> tuple[int, ...]:
+    """The neurons of a segment, which has `n` of each layer; the files say it where none is left out."""
+    held = Snapshot(files={file.path: file for file in files})
+    if max((file.ranges["neuron"][1] for file in held.of(NEURON_VECTORS.name, layer=layer)), default=-1) < n:
+        return tuple(range(n))
+    return tuple(reader.rows(held, NEURON_VECTORS.name, columns=["neuron"], layer=layer)["neuron"].to_pylist())
 
 
 def _without_projection(snapshot: Snapshot) -> Commit | None:
@@ -182,7 +196,7 @@ def _sources(snapshot: Snapshot, reader: Reader, wanted: frozenset[int]) -> list
     return [
         _Source(tuple(files), layers, shape)
         for (shape, layers), group in alike.items()
-        for files in _filled(group, len(shape.layers) * min(SEGMENT_TOKENS, SLICE_VALUES // shape.d_ff))
+        for files in _filled(group, len(shape.layers) * min(SEGMENT_TOKENS, SLICE_VALUES // len(shape.neurons)))
     ]
 
 
@@ -200,9 +214,9 @@ def _filled(files: Sequence[DataFile], most_rows: int) -> Iterator[list[DataFile
 
 def _to_merge(there: Sequence[Segment]) -> list[Segment]:
     """Segments that should be one, the smallest first; none when there are few of every size."""
-    alike: dict[tuple[int, int, tuple[int, ...]], list[Segment]] = {}
+    alike: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Segment]] = {}
     for segment in there:
-        alike.setdefault((segment.size_class, segment.d_ff, segment.layers), []).append(segment)
+        alike.setdefault((segment.size_class, segment.neurons, segment.layers), []).append(segment)
     for _, group in sorted(alike.items(), key=itemgetter(0)):
         ends = accumulate(segment.n_tokens for segment in group)
         together = [segment for segment, end in zip(group, ends, strict=True) if end <= MERGED_TOKENS]
@@ -224,6 +238,11 @@ class _Tokens:
         order = np.lexsort((position, generation_id))
         return cls(generation_id[order].astype(np.int64), position[order].astype(np.int32)), order
 
+    @property
+    def numbers(self) -> Int64[np.ndarray, "tokens"]:
+        """One number for each token, in their order."""
+        return self.generation_id << 32 | self.position
+
     def __len__(self) -> int:
         return len(self.position)
 
@@ -236,16 +255,17 @@ def _new_segment(location: Location, snapshot: Snapshot, reader: Reader, source:
     tokens, order = _Tokens.of(*(rows[name].to_numpy() for name in keys))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
+    neurons = np.array(source.shape.neurons, np.int32)
 
-    def read(layer: int, neurons: range) -> Float32[np.ndarray, "neurons tokens"]:
-        out, start = np.empty((len(neurons), len(tokens)), np.float32), 0
+    def read(layer: int, columns: slice) -> Float32[np.ndarray, "neurons tokens"]:
+        out, start = np.empty((len(neurons[columns]), len(tokens)), np.float32), 0
         for batch in reader.batches(held, table, {"layer": layer}, keys=(), batch_bytes=_TURNED_BYTES):
             end = start + len(batch.vectors)
-            _in_place(batch.vectors[:, neurons.start : neurons.stop].T, place[start:end], out)
+            _in_place(batch.vectors[:, columns].T, place[start:end], out)
             start = end
         return out
 
-    yield from _written(location, snapshot, reader, tokens, source.layers, source.shape.d_ff, read)
+    yield from _written(location, snapshot, reader, tokens, source.layers, neurons, read)
 
 
 def _merged_segment(
@@ -261,14 +281,17 @@ def _merged_segment(
     place[order] = np.arange(len(order))
     places = np.split(place, np.cumsum([segment.n_tokens for segment in together])[:-1])
 
-    def read(layer: int, neurons: range) -> Float32[np.ndarray, "neurons tokens"]:
-        out, bounds = np.empty((len(neurons), len(order)), np.float32), (neurons.start, neurons.stop - 1)
+    neurons = np.array(together[0].neurons, np.int32)
+
+    def read(layer: int, columns: slice) -> Float32[np.ndarray, "neurons tokens"]:
+        wanted = neurons[columns].tolist()
+        out, bounds = np.empty((len(wanted), len(order)), np.float32), (wanted[0], wanted[-1])
         for part, where in zip(held, places, strict=True):
             values = reader.vectors(part, NEURON_VECTORS.name, layer=layer, neuron=bounds)
             _in_place(values, where, out)
         return out
 
-    yield from _written(location, snapshot, reader, tokens, together[0].layers, together[0].d_ff, read)
+    yield from _written(location, snapshot, reader, tokens, together[0].layers, neurons, read)
 
 
 def _in_place(
@@ -290,15 +313,15 @@ def _written(
     reader: Reader,
     tokens: _Tokens,
     layers: Sequence[int],
-    d_ff: int,
-    read: Callable[[int, range], Float32[np.ndarray, "neurons tokens"]],
+    neurons: Int32[np.ndarray, "neurons"],
+    read: Callable[[int, slice], Float32[np.ndarray, "some_neurons tokens"]],
 ) -> Iterator[DataFile]:
     """Write a segment: its tokens, and for each layer its neurons' vectors and partial statistics."""
     segment_id = secrets.randbits(62)
     row = {
         "segment_id": segment_id,
         "layers": list(layers),
-        "d_ff": d_ff,
+        "d_ff": len(neurons),
         "n_tokens": len(tokens),
         "generation_id": tokens.generation_id,
         "position": tokens.position,
@@ -308,9 +331,9 @@ def _written(
     step = max(1, SLICE_VALUES // max(1, len(tokens)))
     for layer in layers:
         statistics = []
-        for neurons in (range(start, min(start + step, d_ff)) for start in range(0, d_ff, step)):
-            values = read(layer, neurons)
-            yield write_table(location, NEURON_VECTORS, _vector_rows(values, layer, neurons, segment_id))
+        for columns in (slice(start, start + step) for start in range(0, len(neurons), step)):
+            values = read(layer, columns)
+            yield write_table(location, NEURON_VECTORS, _vector_rows(values, layer, neurons[columns], segment_id))
             statistics += [
                 partials(
                     values,
@@ -318,7 +341,7 @@ def _written(
                     tokens.position,
                     counted,
                     layer=layer,
-                    first_neuron=neurons.start,
+                    neurons=neurons[columns],
                     segment_id=segment_id,
                     run_id=run_id,
                     is_special=is_special,
@@ -336,8 +359,9 @@ def _groups(snapshot: Snapshot, reader: Reader, tokens: _Tokens) -> Iterator[tup
     bounds = (int(tokens.generation_id[0]), int(tokens.generation_id[-1]))
     rows = reader.rows(snapshot, "tokens", columns=["generation_id", "position", "is_special"], generation_id=bounds)
     rows = rows.filter(pa.array(np.isin(rows["generation_id"].to_numpy(), tokens.generation_id)))
-    order = np.lexsort((rows["position"].to_numpy(), rows["generation_id"].to_numpy()))
-    is_special = rows["is_special"].to_numpy()[order]
+    there, order = _Tokens.of(rows["generation_id"].to_numpy(), rows["position"].to_numpy())
+    recorded = slice(None) if len(there) == len(tokens) else np.searchsorted(there.numbers, tokens.numbers)
+    is_special = rows["is_special"].to_numpy()[order][recorded]
     starts = [reservation.first_generation_id for reservation in snapshot.reservations]
     runs = np.array([r.run_id for r in snapshot.reservations])[
         np.searchsorted(starts, tokens.generation_id, "right") - 1
@@ -350,11 +374,11 @@ def _groups(snapshot: Snapshot, reader: Reader, tokens: _Tokens) -> Iterator[tup
 
 
 def _vector_rows(
-    values: Float32[np.ndarray, "neurons tokens"], layer: int, neurons: range, segment_id: int
+    values: Float32[np.ndarray, "neurons tokens"], layer: int, neurons: Int32[np.ndarray, "neurons"], segment_id: int
 ) -> pa.Table:
     columns = {
         "layer": np.full(len(neurons), layer, np.int32),
-        "neuron": np.arange(neurons.start, neurons.stop, dtype=np.int32),
+        "neuron": neurons,
         "segment_id": np.full(len(neurons), segment_id),
         "activation": list_column(values),
     }

@@ -147,7 +147,7 @@ class Location(ABC):
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Free space for a store here, or None where space has no limit."""
+        """Free space for a store here, or None where space has no limit. Raises UnsupportedLocation for a file."""
 
     def read_error(self, path: str, error: Exception) -> ActlakeError:
         """What it means that a file which is there could not be read: its service failed, or the file is damaged."""
@@ -199,7 +199,7 @@ class LocalFolder(Location):
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
-                raise UnsupportedLocation(self.uri, "a file of that name is in the way; give a folder") from error
+                raise self._file_in_the_way() from error
             try:
                 with open(draft, "xb", buffering=1 << 20) as file:
                     file.writelines(pieces)
@@ -221,7 +221,12 @@ class LocalFolder(Location):
         folder = Path(self.root)
         while not folder.exists():
             folder = folder.parent
+        if not folder.is_dir():
+            raise self._file_in_the_way()
         return shutil.disk_usage(folder).free
+
+    def _file_in_the_way(self) -> UnsupportedLocation:
+        return UnsupportedLocation(self.uri, "a file of that name is in the way; give a folder")
 
     def _check_place(self) -> None:
         pass  # a folder is made when it is written to

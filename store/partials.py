@@ -30,7 +30,7 @@ def partials(
     counted: Int64[np.ndarray, "_"],
     *,
     layer: int,
-    first_neuron: int,
+    neurons: Int32[np.ndarray, "neurons"],
     segment_id: int,
     run_id: int,
     is_special: bool,
@@ -50,7 +50,7 @@ def partials(
     n = len(activations)
     columns: dict[str, pa.Array | np.ndarray] = {
         "layer": np.full(n, layer, np.int32),
-        "neuron": np.arange(first_neuron, first_neuron + n, dtype=np.int32),
+        "neuron": neurons,
         "segment_id": np.full(n, segment_id),
         "run_id": np.full(n, run_id),
         "is_special": np.full(n, is_special),

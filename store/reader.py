@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 
 from ..errors import ActlakeError, CorruptFile
 from .footers import footer_of, opened_file
@@ -39,10 +39,14 @@ Wanted = Mapping[str, int | Range]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a table with vectors: each key column's values, and the vectors as a matrix, a row each."""
+    """Rows of a table with vectors: each key column's values, and the vectors as a matrix, a row each.
+
+    `neurons` are the numbers of a matrix's columns where it has activations, as `Store.batches` gives it.
+    """
 
     keys: Mapping[str, np.ndarray]
     vectors: Float32[np.ndarray, "rows width"]
+    neurons: Int32[np.ndarray, "width"] | None = None
 
 
 @dataclass(frozen=True)

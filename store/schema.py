@@ -128,7 +128,8 @@ RUNS = Table(
         Column(
             "generation_config",
             TEXT,
-            "JSON: how text was generated, which layers were recorded; device, options as given, where prompts came from",
+            "JSON: how text was generated, which layers were recorded (`neurons`, `every` and `only_generated` where not all "
+            "neurons and positions were); device, options as given, where prompts came from",
         ),
         Column("seed", ID, "seed of the sampler"),
         Column("versions", TEXT, "JSON: versions of the libraries that captured"),
@@ -244,8 +245,12 @@ GRADIENT_SCORES = Table(
 
 ACTIVATION_VECTORS = Table(
     "activation_vectors",
-    "the activations of all neurons of one layer at one position (token-major)",
-    _generation_key(_POSITION, _LAYER, Column("activation", VECTOR, "FLOAT[d_ff], by neuron")),
+    "the activations of one layer's neurons, all or those that the run recorded, at one position (token-major)",
+    _generation_key(
+        _POSITION,
+        _LAYER,
+        Column("activation", VECTOR, "FLOAT[d_ff], by neuron; or a value for each of the run's `neurons`, ascending"),
+    ),
     row_group=("generation_id", "layer"),
     sort=("generation_id", "layer", "position"),
 )
@@ -290,7 +295,7 @@ SEGMENTS = Table(
     (
         _SEGMENT,
         Column("layers", INDICES, "the layers that the segment has"),
-        Column("d_ff", COUNT, "neurons of each layer"),
+        Column("d_ff", COUNT, "neurons of each layer that the segment has"),
         Column("n_tokens", ID, "tokens of the segment"),
         Column(
             "generation_id", pa.list_(pa.int64()), "each token's generation; tokens are sorted by it and by position"
@@ -349,7 +354,7 @@ FACTORIZATIONS = Table(
         Column("method", TEXT, "how it was made: nmf"),
         Column("k", COUNT, "factors"),
         Column("layers", INDICES, "the layers whose activations were factored"),
-        Column("d_ff", COUNT, "neurons of each of them"),
+        Column("d_ff", COUNT, "neurons of each of them that were recorded"),
         Column("n_tokens", ID, "tokens that were factored"),
         Column("slice", TEXT, "JSON: whose tokens; generations has the numbers, as 0,3-5"),
         Column("negatives", TEXT, "what became of negative activations: clip (0) or split (a column of their own)"),

@@ -69,10 +69,10 @@ class CapturedPredictions:
 class CapturedGeneration:
     """One generation of `n` tokens, `p` of them the prompt, and what was recorded of it (None where it was not).
 
-    `activations`, `hidden_states` and `layer_predictions` are by layer. `gradients[i]` is of the target of output position
-    `p + i` with respect to each of the embeddings before it; where `masked` gives positions, of the target of the token at
-    masked position `masked[i]`, with respect to each of the `n` embeddings. `gradient_scores[i]` has its scores, by the
-    columns of that table.
+    `activations`, `hidden_states` and `layer_predictions` are by layer, and of these `positions` alone, ascending, unless they
+    are None. `gradients[i]` is of the target of output position `p + i` with respect to each of the embeddings before it; where
+    `masked` gives positions, of the target of the token at masked position `masked[i]`, with respect to each of the `n`
+    embeddings. `gradient_scores[i]` has its scores, by the columns of that table.
     """
 
     generation_id: int
@@ -85,7 +85,8 @@ class CapturedGeneration:
     metadata: Mapping[str, Any]
     tokens: CapturedTokens
     embeddings: Float32[np.ndarray, "n d_model"] | None = None
-    activations: Mapping[int, Float32[np.ndarray, "n d_ff"]] | None = None
+    activations: Mapping[int, Float32[np.ndarray, "m neurons"]] | None = None
+    positions: Int32[np.ndarray, "m"] | None = None
     gradients: Sequence[Float32[np.ndarray, "_ d_model"]] | None = None
     gradient_scores: Sequence[Float32[np.ndarray, "_ 4"]] | None = None
     masked: Sequence[int] | None = None
@@ -96,6 +97,11 @@ class CapturedGeneration:
     @property
     def n_tokens(self) -> int:
         return len(self.tokens.token_id)
+
+    @property
+    def layer_positions(self) -> Int32[np.ndarray, "_"]:
+        """The positions of what is by layer."""
+        return np.arange(self.n_tokens, dtype=np.int32) if self.positions is None else self.positions
 
 
 def write_shard(location: Location, generations: Sequence[CapturedGeneration], precision: Precision) -> list[DataFile]:
@@ -236,7 +242,7 @@ def _rows_by_layer(
     precision: Precision,
     what: str,
 ) -> pa.Table | None:
-    if recorded is None:
+    if recorded is None or not len(generation.layer_positions):
         return None
     assert table.vector, f"{table.name} has no vector column"
     layers = sorted(recorded)
@@ -248,7 +254,7 @@ def _rows_by_layer(
 
 
 def _prediction_rows(generation: CapturedGeneration, _: Precision) -> pa.Table | None:
-    if generation.layer_predictions is None:
+    if generation.layer_predictions is None or not len(generation.layer_positions):
         return None
     layers = sorted(generation.layer_predictions)
     parts = [generation.layer_predictions[layer] for layer in layers]
@@ -268,11 +274,12 @@ def _prediction_rows(generation: CapturedGeneration, _: Precision) -> pa.Table |
 
 
 def _layer_keys(generation: CapturedGeneration, layers: Sequence[int]) -> dict[str, np.ndarray]:
-    """The keys of each layer with each position."""
-    n = generation.n_tokens
+    """The keys of each layer with each of its positions."""
+    positions = generation.layer_positions
+    n = len(positions)
     return {
         "generation_id": np.full(n * len(layers), generation.generation_id),
-        "position": np.tile(np.arange(n), len(layers)),
+        "position": np.tile(positions, len(layers)),
         "layer": np.repeat(layers, n),
     }
 

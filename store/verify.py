@@ -14,6 +14,7 @@ from ..errors import ActlakeError, CorruptFile, CorruptLog, FormatTooNew, StoreU
 from .footers import footer_of, has_its_bytes
 from .location import Location
 from .log import DataFile, Log, Snapshot
+from .positions import Positions
 from .reader import Reader
 from .schema import (
     ACTIVATION_VECTORS,
@@ -180,7 +181,7 @@ def _check_rows(snapshot: Snapshot, reader: Reader) -> tuple[int, list[str]]:
             continue
         p, n = row["n_prompt_tokens"], row["n_tokens"]
         pairs = n * masked.get(generation, 0) if _is_bidirectional(runs[run]) else sum(range(p, n))
-        for table, expected in _expected_rows(runs[run], n, pairs).items():
+        for table, expected in _expected_rows(runs[run], p, n, pairs).items():
             found = held[table].pop(generation, 0)
             if found != expected:
                 problems.append(f"generation {generation} has {found} rows of {table}, not {expected}")
@@ -204,16 +205,17 @@ def _masked_positions(snapshot: Snapshot, reader: Reader) -> Counter[int]:
     return counts
 
 
-def _expected_rows(run: Mapping[str, Any], n: int, pairs: int) -> dict[str, int]:
+def _expected_rows(run: Mapping[str, Any], p: int, n: int, pairs: int) -> dict[str, int]:
     recorded, layers = set(run["recorded"]), json.loads(run["generation_config"])["layers"]
+    n_positions = Positions.of_run(run).count(p, n)
     return {
         TOKENS.name: n,
         EMBEDDINGS.name: n if "embeddings" in recorded else 0,
         GRADIENTS.name: pairs if "gradients" in recorded else 0,
         GRADIENT_SCORES.name: pairs if "gradient_scores" in recorded else 0,
-        ACTIVATION_VECTORS.name: n * len(layers) if "activations" in recorded else 0,
-        HIDDEN_STATES.name: n * (len(layers) + 1) if "hidden_states" in recorded else 0,
-        LAYER_PREDICTIONS.name: n * len(layers) if "layer_predictions" in recorded else 0,
+        ACTIVATION_VECTORS.name: n_positions * len(layers) if "activations" in recorded else 0,
+        HIDDEN_STATES.name: n_positions * (len(layers) + 1) if "hidden_states" in recorded else 0,
+        LAYER_PREDICTIONS.name: n_positions * len(layers) if "layer_predictions" in recorded else 0,
     }
 
 

@@ -4,15 +4,18 @@ Values are compared without holding either side: each token has a digest, the su
 number for each neuron, which adds up row by row from the token-major vectors and neuron by neuron from the projection.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, UInt64
 
 from .index import Segment, segments
 from .log import Snapshot
+from .positions import Positions
 from .reader import Reader, Wanted
-from .schema import ACTIVATION_VECTORS, GENERATIONS, NEURON_PARTIALS, NEURON_VECTORS, PROJECTION, SEGMENTS
+from .schema import ACTIVATION_VECTORS, GENERATIONS, NEURON_PARTIALS, NEURON_VECTORS, PROJECTION, RUNS, SEGMENTS
+from .shapes import run_of_generation, shapes
 
 _BATCH_BYTES = 1 << 24
 
@@ -28,26 +31,28 @@ def projection_problems(snapshot: Snapshot, reader: Reader, *, deep: bool) -> It
             if file.ranges["segment_id"][0] not in known:
                 yield f"{reader.location.full(file.path)} is of a segment that is not in segments"
     yield from _wrong_tokens(snapshot, reader, there)
+    of_runs = shapes(snapshot, reader)
     for segment in there:
         held = Snapshot(files={file.path: file for file in segment.files})
-        yield from _wrong_rows(held, reader, segment)
+        first = int(_tokens(held, reader)[0] >> 32)
+        neurons = np.array(of_runs[run_of_generation(snapshot, first)].neurons)
+        yield from _wrong_rows(held, reader, segment, neurons)
         if deep:
             for layer in segment.layers:
-                yield from _wrong_values(snapshot, held, reader, segment, layer)
+                yield from _wrong_values(snapshot, held, reader, segment, layer, neurons)
 
 
 def _wrong_tokens(snapshot: Snapshot, reader: Reader, there: list[Segment]) -> Iterator[str]:
     """Segments that have a generation in part, and layers of generations that the projection has not just once."""
-    rows = reader.rows(snapshot, GENERATIONS.name, columns=["generation_id", "n_tokens"])
-    n_tokens = dict(zip(*(rows[name].to_pylist() for name in ("generation_id", "n_tokens")), strict=True))
+    recorded = _recorded(snapshot, reader)
     projected: dict[int, list[np.ndarray]] = {}
     for segment in there:
         tokens = _tokens(Snapshot(files={file.path: file for file in segment.files}), reader)
-        generations, first, counts = np.unique(tokens >> 32, return_index=True, return_counts=True)
+        generations = np.unique(tokens >> 32)
         whole = len(tokens) == segment.n_tokens and bool((np.diff(tokens) > 0).all())
-        expected = np.array([n_tokens.get(generation, 0) for generation in generations.tolist()])
-        last = tokens[first + counts - 1] & 0xFFFFFFFF
-        if not whole or (counts != expected).any() or (last != expected - 1).any():
+        expected = [np.empty(0, np.int32)]
+        expected += [recorded[generation]() for generation in generations.tolist() if generation in recorded]
+        if not whole or not np.array_equal(tokens & 0xFFFFFFFF, np.concatenate(expected)):
             yield f"segment {segment.segment_id} has not just the tokens of whole generations"
         for layer in segment.layers:
             projected.setdefault(layer, []).append(generations)
@@ -66,27 +71,41 @@ def _wrong_tokens(snapshot: Snapshot, reader: Reader, there: list[Segment]) -> I
             yield f"layer {layer} of generation {odd.min()} is not just once in the projection, or its file says otherwise"
 
 
-def _wrong_rows(held: Snapshot, reader: Reader, segment: Segment) -> Iterator[str]:
+def _recorded(snapshot: Snapshot, reader: Reader) -> dict[int, Callable[[], np.ndarray]]:
+    """At which positions each generation has activations, to be worked out."""
+    of_runs = {run["run_id"]: Positions.of_run(run) for run in reader.rows(snapshot, RUNS.name).to_pylist()}
+    columns = ["generation_id", "run_id", "n_prompt_tokens", "n_tokens"]
+    rows = reader.rows(snapshot, GENERATIONS.name, columns=columns).to_pylist()
+    return {
+        row["generation_id"]: partial(of_runs[row["run_id"]].of, row["n_prompt_tokens"], row["n_tokens"])
+        for row in rows
+    }
+
+
+def _wrong_rows(held: Snapshot, reader: Reader, segment: Segment, neurons: np.ndarray) -> Iterator[str]:
     """Layers of a segment of which it has not every neuron once, or whose statistics are not of all its tokens."""
     vectors = reader.rows(held, NEURON_VECTORS.name, columns=["layer", "neuron"])
     partials = reader.rows(held, NEURON_PARTIALS.name, columns=["layer", "neuron", "n"])
     columns = {name: vectors[name].to_numpy() for name in ("layer", "neuron")}
     counted = {name: partials[name].to_numpy() for name in ("layer", "neuron", "n")}
     for layer in segment.layers:
-        neurons = np.sort(columns["neuron"][columns["layer"] == layer])
-        if not np.array_equal(neurons, np.arange(segment.d_ff)):
+        found = np.sort(columns["neuron"][columns["layer"] == layer])
+        if len(neurons) != segment.d_ff or not np.array_equal(found, neurons):
             yield f"segment {segment.segment_id} has not each neuron of layer {layer} once"
         of_layer = counted["layer"] == layer
-        sums = np.bincount(counted["neuron"][of_layer], counted["n"][of_layer], minlength=segment.d_ff)
-        if not np.array_equal(sums, np.full(segment.d_ff, segment.n_tokens)):
+        sums = np.bincount(counted["neuron"][of_layer], counted["n"][of_layer], minlength=neurons[-1] + 1)
+        expected = np.bincount(neurons, np.full(len(neurons), segment.n_tokens))
+        if not np.array_equal(sums, expected):
             yield f"segment {segment.segment_id} has not the statistics of all its tokens in layer {layer}"
     if set(columns["layer"].tolist()) - set(segment.layers):
         yield f"segment {segment.segment_id} has more layers than it says"
 
 
-def _wrong_values(snapshot: Snapshot, held: Snapshot, reader: Reader, segment: Segment, layer: int) -> Iterator[str]:
+def _wrong_values(
+    snapshot: Snapshot, held: Snapshot, reader: Reader, segment: Segment, layer: int, neurons: np.ndarray
+) -> Iterator[str]:
     """Tokens of a segment whose activations are not those of the token-major vectors."""
-    weights = np.random.default_rng().integers(0, 1 << 63, segment.d_ff, np.uint64) | np.uint64(1)
+    weights = np.random.default_rng().integers(0, 1 << 63, neurons[-1] + 1, np.uint64) | np.uint64(1)
     tokens = _tokens(held, reader)
     digests = np.zeros(len(tokens), np.uint64)
     for batch in reader.batches(held, NEURON_VECTORS.name, {"layer": layer}, keys=["neuron"], batch_bytes=_BATCH_BYTES):
@@ -102,7 +121,7 @@ def _wrong_values(snapshot: Snapshot, held: Snapshot, reader: Reader, segment: S
         place = np.minimum(np.searchsorted(tokens, where), len(tokens) - 1)
         mine = tokens[place] == where
         if mine.any():
-            digests[place[mine]] -= _sums(batch.vectors[mine], weights)
+            digests[place[mine]] -= _sums(batch.vectors[mine], weights[neurons])
     for token in tokens[np.flatnonzero(digests)[:1]].tolist():
         what = f"the activations of layer {layer}, generation {token >> 32}, position {token & 0xFFFFFFFF}"
         yield f"{what}, are others in segment {segment.segment_id} than in activation_vectors"

@@ -50,9 +50,16 @@ class Corpus:
     rows: list[tuple[int, int, int, int, int, bool, float]] = field(default_factory=list)
     n_runs: int = 0
 
-    def run(self, sizes: Sequence[Sequence[int]], precision: str = "bfloat16") -> None:
-        """Register a run, and commit one shard for each list of sizes."""
+    def run(
+        self,
+        sizes: Sequence[Sequence[int]],
+        precision: str = "bfloat16",
+        neurons: Sequence[int] | None = None,
+        every: int = 1,
+    ) -> None:
+        """Register a run, of these neurons (or all) at every so many positions, and commit one shard for each list of sizes."""
         log, n = Log(self.location), sum(map(len, sizes))
+        some = {} if neurons is None else {"neurons": list(neurons)}
         run_id = self.n_runs
         self.n_runs += 1
 
@@ -62,19 +69,25 @@ class Corpus:
                 "run_id": run_id, "name": "r", "model": "m", "model_hash": "h", "tokenizer_hash": "t",
                 "architecture": "A", "n_layers": 4, "d_model": 4, "d_ff": self.d_ff, "vocab_size": 9,
                 "precision": precision, "recorded": ["activations"], "seed": 0, "versions": "{}", "status": "complete",
-                "generation_config": json.dumps({"layers": list(self.layers)}), "created_at": datetime(2026, 1, 1),
+                "generation_config": json.dumps({"layers": list(self.layers), "every": every} | some),
+                "created_at": datetime(2026, 1, 1),
             }  # fmt: skip
             file = write_table(self.location, RUNS, pa.Table.from_pylist([row], schema=RUNS.arrow))
             return Commit("register", f"run{run_id}", [file], reserve=Reservation(run_id, first, n))
 
         generation_id = log.commit(register).reservations[-1].first_generation_id
         for number, shard in enumerate(sizes):
-            generations = [self.generation(generation_id + i, run_id, n) for i, n in enumerate(shard)]
+            generations = [
+                self.generation(generation_id + i, run_id, n, neurons or range(self.d_ff), every)
+                for i, n in enumerate(shard)
+            ]
             generation_id += len(shard)
             files = write_shard(self.location, generations[::-1], precision)  # type: ignore[arg-type]
             log.commit(lambda _, key=f"{run_id}/{number}", files=files: Commit("capture", key, files))
 
-    def generation(self, generation_id: int, run_id: int, n: int) -> CapturedGeneration:
+    def generation(
+        self, generation_id: int, run_id: int, n: int, neurons: Sequence[int], every: int
+    ) -> CapturedGeneration:
         random = np.random.default_rng(generation_id)
         ints, floats = np.arange(n, dtype=np.int32), np.zeros(n, np.float32)
         special = ints % 5 == 0
@@ -92,13 +105,14 @@ class Corpus:
                     bool(special[position]),
                     float(matrix[position, neuron]),
                 )
-                for position in range(n)
-                for neuron in range(self.d_ff)
+                for position in range(0, n, every)
+                for neuron in neurons
             ]
         return CapturedGeneration(
             generation_id, run_id, generation_id, "p", "c", n, "stop", {},
             CapturedTokens(ints, [f"t{i % 3}" for i in ints], ints, ints, special, floats, ints, floats),
-            activations=dict(zip(self.layers, values, strict=True)),
+            activations=dict(zip(self.layers, values[:, ::every, list(neurons)], strict=True)),
+            positions=ints[::every],
         )  # fmt: skip
 
     @property
@@ -138,6 +152,10 @@ STEPS = st.lists(
         st.tuples(
             st.just("run"), st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=3), min_size=1, max_size=3)
         ),
+        st.tuples(
+            st.sampled_from([(0, 4), (4, 5, 6), (1, 4)]),
+            st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=3), min_size=1, max_size=3),
+        ),
         st.tuples(st.just("index"), st.sampled_from([None, [0], [2, 3]])),
         st.tuples(st.just("compact"), st.none()),
     ),
@@ -156,6 +174,8 @@ def test_any_split_into_indexed_and_unindexed_parts_gives_the_same_answers(
     for what, argument in steps:
         if what == "run":
             corpus.run(argument)
+        elif isinstance(what, tuple):
+            corpus.run(argument, neurons=what, every=len(what))
         elif what == "index":
             index(corpus.location, layers=argument)
         else:

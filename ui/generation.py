@@ -181,6 +181,11 @@ def generation_heading(
         "finish": generation.finish_reason or "–",
         "recorded": ", ".join(sorted(generation.recorded)) or "tokens only",
     }
+    if "activations" in generation.recorded:
+        if not isinstance(generation.neurons, range):
+            facts["neurons"] = number_ranges(generation.neurons)
+        if (n := len(generation.layer_positions)) < generation.n_tokens:
+            facts["activations at"] = f"{n} of {generation.n_tokens} positions"
     return Markup(
         '<div class="heading"><h1>Generation {}</h1><nav class="turn"><a href="/">Corpus</a>{}{}</nav></div>'
         '<dl class="facts">{}</dl>'
@@ -215,7 +220,8 @@ def generation_texts(generation: Generation) -> Markup:
 
 
 def _k(generation: Generation, address: GenerationAddress) -> int:
-    return address.k or min(DEFAULT_K, generation.n_tokens)
+    n = len(generation.layer_positions) if "activations" in generation.recorded else generation.n_tokens
+    return address.k or max(1, min(DEFAULT_K, n))
 
 
 def _check_pins(generation: Generation, address: GenerationAddress) -> None:

@@ -34,14 +34,16 @@ def saliency_payload(generation: Generation, saliency: SaliencyMatrix) -> dict[s
 
 
 def factors_payload(generation: Generation, factors: Factors) -> dict[str, Any]:
-    """What `factorStrip` draws: the tokens, and a value for every token and factor."""
+    """What `factorStrip` draws: the tokens, and a value for every token and factor, NaN where a token was not factored."""
+    values = np.full((generation.n_tokens, factors.k), np.nan, np.float32)
+    values[generation.layer_positions] = factors.tokens
     return {
         **_tokens_payload(generation),
         "factors": {
             "k": factors.k,
             "layers": [int(layer) for layer in factors.layers],
             "error": float(factors.error),
-            "values": _float32_base64(factors.tokens),
+            "values": _float32_base64(values),
         },
     }
 

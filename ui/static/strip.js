@@ -9,7 +9,7 @@
  *   tokens    {text, id, generated, special, logprob, rank, entropy}: one array each, one entry a position
  *   n_prompt  how many of the tokens are the prompt
  *   saliency  {method, signed, shares}: shares is base64 of little-endian float32, [n_tokens - n_prompt, n_tokens - 1]
- *   factors   {k, layers, error, values}: values is base64 of little-endian float32, [n_tokens, k]
+ *   factors   {k, layers, error, values}: values is base64 of little-endian float32, [n_tokens, k], NaN where a token has none
  */
 
 const INK = "rgb(17, 24, 39)";
@@ -158,7 +158,7 @@ export function saliencyStrip(element, data, options = {}) {
 export function factorStrip(element, data, options = {}) {
   const {tokens, n_prompt: nPrompt, factors} = data;
   const n = tokens.text.length, k = factors.k;
-  const values = relativeToPeak(floats(factors.values), n, k);
+  const given = floats(factors.values), values = relativeToPeak(given, n, k);
   const palettes = Array.from({length: k}, (_, factor) => palette(factorColour(factor)));
   const strongest = Array.from({length: n}, (_, position) => strongestFactor(values, position, k));
   const changed = options.onChange ?? (() => {});
@@ -249,6 +249,7 @@ export function factorStrip(element, data, options = {}) {
 
   function facts(position) {
     const rows = tokenFacts(tokens, position, nPrompt);
+    if (Number.isNaN(given[position * k])) return [...rows, ["factors", "no activations recorded here"]];
     const order = Array.from({length: k}, (_, factor) => factor)
       .sort((a, b) => values[position * k + b] - values[position * k + a]);
     for (const factor of order.slice(0, 3)) rows.push([`factor ${factor}, of its peak`, values[position * k + factor].toFixed(4)]);
@@ -554,13 +555,14 @@ function shareCeiling(shares, columns) {
   return {ceiling, clipped: (peaks.at(-1) ?? 0) > ceiling + 1e-6};
 }
 
+/** Values as shares of their factor's peak; 0 where a token has none (NaN). */
 function relativeToPeak(values, n, k) {
   const scaled = new Float32Array(values.length);
   for (let factor = 0; factor < k; factor++) {
     let peak = 0;
-    for (let position = 0; position < n; position++) peak = Math.max(peak, values[position * k + factor]);
+    for (let position = 0; position < n; position++) peak = Math.max(peak, values[position * k + factor] || 0);
     if (peak > 0)
-      for (let position = 0; position < n; position++) scaled[position * k + factor] = values[position * k + factor] / peak;
+      for (let position = 0; position < n; position++) scaled[position * k + factor] = (values[position * k + factor] || 0) / peak;
   }
   return scaled;
 }
