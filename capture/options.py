@@ -9,6 +9,7 @@ from ..store import GRADIENT_TARGETS, PRECISIONS, RECORDS, GradientTarget, Preci
 from .anatomy import check_pattern
 from .generate import Sampling
 from .models import DType
+from .shards import Shard
 
 Gradients = Literal["vectors", "scores", "off"]
 GRADIENTS: tuple[Gradients, ...] = get_args(Gradients)
@@ -36,6 +37,8 @@ class CaptureOptions:
                     of the memory that is free, up to where more gain nothing
     name            a name of the run for people
     index           bring what was captured into the neuron-major projection at the end
+    shard           "2/8" or (2, 8): of eight processes that capture this run, the second; None is one that does all
+    force           start the run anew, as another run, though the store has it
     """
 
     max_new_tokens: int = 40
@@ -56,6 +59,8 @@ class CaptureOptions:
     gradient_tokens: int | Literal["auto"] = "auto"
     name: str | None = None
     index: bool = True
+    shard: str | tuple[int, int] | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -79,6 +84,13 @@ class CaptureOptions:
         if not -(2**63) <= self.seed < 2**63:
             raise InvalidOption("seed", self.seed, "give a 64-bit integer")
         _ = self.sampling
+        if self.part.number > 1 and self.force:
+            raise InvalidOption("force", True, "the first shard alone starts a run anew; leave it out for the others")
+
+    @property
+    def part(self) -> Shard:
+        """The part of the run that is to be done."""
+        return Shard.of(self.shard)
 
     @property
     def sampling(self) -> Sampling:
