@@ -9,6 +9,7 @@ import functools
 import json
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,10 +40,11 @@ from .store import index as index_store
 from .store import verify as verify_store
 
 if TYPE_CHECKING:
-    from .capture import CaptureOptions, Model, Plan, Progress
+    from .capture import CaptureOptions, Model, Plan, Progress, Run
 
 DEMO_STORE = "actlake-demo"
 DEMO_MODEL = "smollm2-135m"
+MOST_SKIPPED_LINES = 20
 DEMO_OPTIONS = {"max_new_tokens": 32, "batch_size": 4}
 
 
@@ -66,6 +68,27 @@ def cli() -> None:
     """
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: what handles Ctrl-C handles it too."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what is done within as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """A command whose errors are one line on stderr, and a traceback only with `--debug`."""
 
@@ -75,6 +98,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit):
             raise
+        except _Terminated:
+            _fail(
+                "terminated; what was committed is kept, and the same command goes on from there", debug=debug, code=143
+            )
         except KeyboardInterrupt:
             _fail("interrupted; what was committed is kept, and the same command goes on from there", debug=debug)
         except InvalidOption as error:
@@ -160,8 +187,13 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 )
 @click.option("--name", help="A name for the run.  [default: the model's]")
 @click.option("--index/--no-index", default=True, help="Make neurons quick to read, at the end (see `actlake index`).")
+@click.option(
+    "--shard", metavar="I/N", help="Of N processes that capture this run, the I-th: 2/8.  [default: all of it]"
+)
+@click.option("--force", is_flag=True, help="Start the run anew, as another run, though the store has it.")
 @click.option("--dry-run", is_flag=True, help="Print how many bytes the run may write, and write none.")
 @json_option
+@_terminable()
 def capture(
     store: str,
     prompts: Sequence[Path],
@@ -182,6 +214,9 @@ def capture(
     written, or `text` to capture as it stands; every other field becomes metadata), folders of Dataset.save_to_disk, or -
     (standard input). The same command on the same store finishes what is missing and writes nothing twice.
 
+    A prompt that cannot be captured (it does not fit into memory, say) is skipped and reported, the others are not lost;
+    exit code 1 then, and the same command tries it again.
+
     \b
     actlake capture corpus --model smollm2-135m --prompt " 1, 2, 3," --max-new-tokens 30
     actlake capture corpus --model distilbert/distilgpt2 prompts.jsonl --layers 0,3-5 --precision float16
@@ -189,6 +224,7 @@ def capture(
     actlake capture corpus --model ./my-model prompts.txt --neurons 0-99,512 --every 2 --only-generated --max-bytes 2GB
     head -100 questions.txt | actlake capture corpus --model ./my-model -
     actlake capture corpus --model ./my-model prompts.txt --ffn "model.layers.{i}.mlp.down_proj"
+    actlake capture corpus --model ./my-model prompts.txt --shard 2/8
     """
     options |= {
         "record": tuple(part.strip() for part in record.split(",") if part.strip()),
@@ -221,6 +257,9 @@ def capture(
         click.echo(json.dumps(dataclasses.asdict(run)))
     else:
         click.echo(run.sentence())
+    if run.skipped:
+        _say_skipped(run)
+        raise click.exceptions.Exit(1)
 
 
 @command
@@ -441,6 +480,7 @@ def serve(store: str, at: int | None, port: int) -> None:
 @click.option("--store", default=DEMO_STORE, show_default=True, help="Where to put the demo's store.")
 @click.option("--no-serve", is_flag=True, help="End after the answers.")
 @port_option
+@_terminable()
 def demo(store: str, no_serve: bool, port: int) -> None:
     """The whole way on a small built-in model: capture the bundled prompts, ask SQL, serve the pages.
 
@@ -487,6 +527,15 @@ def _print_run(run: Provenance, *, as_json: bool) -> None:
     click.echo(f"{again}\n")
     for note in run.notes():
         click.echo(f"- {shown(note)}")
+
+
+def _say_skipped(run: "Run") -> None:
+    for skipped in run.skipped[:MOST_SKIPPED_LINES]:
+        click.echo(f"  skipped {skipped.where}: {skipped.reason}", err=True)
+    if (more := len(run.skipped) - MOST_SKIPPED_LINES) > 0:
+        click.echo(f"  and {more} more (--json lists them all)", err=True)
+    number = f"{len(run.skipped)} prompt{'s were' if len(run.skipped) > 1 else ' was'} skipped"
+    click.echo(f"actlake: {number} and not captured; the same command tries again", err=True)
 
 
 def _serve(store: Store, port: int) -> None:

@@ -25,6 +25,8 @@
     ├── PromptTooLong            (ValueError)
     ├── ModelNotFound            (LookupError)
     ├── ModelRefused             (ValueError)   the model failed the check at load
+    ├── ModelFails               (RuntimeError) the model failed on a prompt, and fails on any other text too
+    ├── NothingCaptured          (RuntimeError) every prompt that was tried failed
     ├── MissingLibrary           (ImportError)  an optional library is not installed
     ├── NotEnoughSpace           (OSError)
     ├── TooManyBytes             (ValueError)   a run may write, or came to write, more than it was allowed
@@ -333,6 +335,32 @@ class ModelRefused(ActlakeError, ValueError):
     def __str__(self) -> str:
         model, problem = self.args
         return f"model {model!r} is refused, because what would be recorded could be wrong: {problem}"
+
+
+class ModelFails(ActlakeError, RuntimeError):
+    """The model failed on a prompt, and fails on any other text too, so that it is not the prompt's fault."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+
+    def __str__(self) -> str:
+        where, reason = self.args
+        return (
+            f"the model fails on any text now, first on {where}: {reason}; what was committed is kept: "
+            "see to the device and its memory, and run the same again"
+        )
+
+
+class NothingCaptured(ActlakeError, RuntimeError):
+    """Every prompt that was tried failed, and the run has no generation."""
+
+    def __init__(self, n_failed: int, where: str, reason: str) -> None:
+        super().__init__(n_failed, where, reason)
+
+    def __str__(self) -> str:
+        n_failed, where, reason = self.args
+        tried = f"the first {n_failed} prompts failed" if n_failed > 1 else "the prompt failed"
+        return f"{tried}, so the run was ended with nothing captured; {where}: {reason}"
 
 
 class MissingLibrary(ActlakeError, ImportError):

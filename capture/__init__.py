@@ -3,11 +3,13 @@
 import sys
 from types import ModuleType
 
+from .faults import Skipped
 from .models import Model, load_model
 from .options import CaptureOptions
 from .plan import Plan, byte_budget, make_plan
 from .prompts import Prompt, prompts_from, read_prompts
-from .run import Progress, Run, capture, capture_plan
+from .run import Run, capture, capture_plan
+from .units import Progress
 
 __all__ = [
     "CaptureOptions",
@@ -16,6 +18,7 @@ __all__ = [
     "Progress",
     "Prompt",
     "Run",
+    "Skipped",
     "byte_budget",
     "capture",
     "capture_plan",

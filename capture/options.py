@@ -18,10 +18,14 @@ from ..store import (
 from .anatomy import check_pattern
 from .generate import Sampling
 from .models import DType
+from .shards import Shard
 from .stream import LENSES, Lens
 
 Gradients = Literal["vectors", "scores", "off"]
 GRADIENTS: tuple[Gradients, ...] = get_args(Gradients)
+
+OF_A_CALL = ("max_bytes", "shard", "force")
+"""Options that say what one call does, and nothing of what the run is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,8 @@ class CaptureOptions:
                     of the memory that is free, up to where more gain nothing
     name            a name of the run for people
     index           bring what was captured into the neuron-major projection at the end
+    shard           "2/8" or (2, 8): of eight processes that capture this run, the second; None is one that does all
+    force           start the run anew, as another run, though the store has it
     """
 
     max_new_tokens: int = 40
@@ -76,6 +82,8 @@ class CaptureOptions:
     gradient_tokens: int | Literal["auto"] = "auto"
     name: str | None = None
     index: bool = True
+    shard: str | tuple[int, int] | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -107,6 +115,13 @@ class CaptureOptions:
         if not -(2**63) <= self.seed < 2**63:
             raise InvalidOption("seed", self.seed, "give a 64-bit integer")
         _ = self.sampling
+        if self.part.number > 1 and self.force:
+            raise InvalidOption("force", True, "the first shard alone starts a run anew; leave it out for the others")
+
+    @property
+    def part(self) -> Shard:
+        """The part of the run that is to be done."""
+        return Shard.of(self.shard)
 
     @property
     def most_bytes(self) -> int | None:

@@ -7,10 +7,11 @@ reserved by its first commit, so the same command finds its run again, skips wha
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count, takewhile
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ import torch
 from ..store import CapturedGeneration, Commit, DataFile, Location, Log, Reader, Reservation, Snapshot, write_table
 from ..store.schema import RUNS
 from .models import Model
-from .options import CaptureOptions
+from .options import OF_A_CALL, CaptureOptions
 from .plan import Plan, Work
 from .prompts import sources
 
@@ -48,7 +49,7 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
     of_prompts = hashlib.sha256()
     for work in plan.works:
         of_prompts.update(f"{json.dumps({**work.prompt.record, **work.prompt.metadata})}\n".encode())
-    given = {each.name: getattr(options, each.name) for each in fields(options)}
+    given = {each.name: getattr(options, each.name) for each in fields(options) if each.name not in OF_A_CALL}
     beside = {
         "device": str(device),
         **({"device_name": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
@@ -108,19 +109,39 @@ def _row(model: Model, options: CaptureOptions, config: Mapping[str, Any]) -> di
     }
 
 
-def register(log: Log, key: str, row: Mapping[str, Any], n_generations: int) -> Reservation:
-    """The numbers of the run: those that it has already, or new ones."""
+def newest_key(snapshot: Snapshot, key: str) -> str | None:
+    """The key under which a snapshot has the run: that of its newest beginning, None where it has none."""
+    there = list(takewhile(snapshot.keys.__contains__, _beginnings(key)))
+    return there[-1] if there else None
+
+
+def register(
+    log: Log, key: str, row: Mapping[str, Any], n_generations: int, *, force: bool = False
+) -> tuple[str, Reservation]:
+    """The run's key in the store, and its numbers: those that it has already, or with `force`, or where it has none, new ones."""
+    chosen: str | None = None
 
     def build(snapshot: Snapshot) -> Commit | None:
-        if key in snapshot.keys:
+        nonlocal chosen
+        chosen = newest_key(snapshot, key)
+        if chosen and not force:
             return None
+        chosen = next(begun for begun in _beginnings(key) if begun not in snapshot.keys)
         reservation = Reservation(snapshot.next_run_id, snapshot.next_generation_id, n_generations)
         rows = pa.Table.from_pylist([{**row, "run_id": reservation.run_id}], schema=RUNS.arrow)
-        return Commit("register", key, [write_table(log.location, RUNS, rows)], reserve=reservation)
+        return Commit("register", chosen, [write_table(log.location, RUNS, rows)], reserve=reservation)
 
-    reservation = log.read(log.commit(build).keys[key]).reserve
+    snapshot = log.commit(build)
+    assert chosen is not None, "build was called"
+    reservation = log.read(snapshot.keys[chosen]).reserve
     assert reservation is not None, "a run is registered with its numbers"
-    return reservation
+    return chosen, reservation
+
+
+def _beginnings(key: str) -> Iterator[str]:
+    """The keys of a run that was begun once, and of its being begun anew."""
+    yield key
+    yield from (f"{key}/forced/{number}" for number in count(1))
 
 
 def commit_unit(

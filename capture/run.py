@@ -2,41 +2,30 @@
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import NotEnoughSpace, TooManyBytes
-from ..store import TABLES, CapturedGeneration, Location, Log, Reader, index, partly_indexed, write_shard
+from ..store import TABLES, Location, Log, Reader, index, partly_indexed
 from ..store.schema import PROJECTION
-from .allowance import Allowance
+from .faults import Skipped
 from .models import Model, load_model
 from .options import CaptureOptions
-from .plan import Plan, Work, byte_budget, make_plan
+from .plan import Plan, byte_budget, make_plan
 from .prompts import Prompt, prompts_from
-from .registration import CapturedIds, commit_unit, complete, register, run_key, run_row
-from .unit import capture_unit
-
-IN_WRITING = 1
-"""Batches that wait to be on disk while the model does the next one."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a capture is: generations in the store of all that there will be, and what this call added."""
-
-    n_done: int
-    n_total: int
-    n_tokens: int
-    n_bytes: int
-    seconds: float
+from .registration import complete, newest_key, register, run_key, run_row
+from .shards import Shard
+from .units import Progress, Units
 
 
 @dataclass(frozen=True)
 class Run:
-    """A captured run: `n_captured` generations were added by this call, the others were there."""
+    """A captured run: `n_captured` generations were added by this call, the others were there.
+
+    Of its `n_generations` this call was to see to `n_wanted` (fewer with a shard); `n_there` are in the store now, and
+    `skipped` are the prompts that could not be captured.
+    """
 
     uri: str
     run_id: int
@@ -46,21 +35,41 @@ class Run:
     n_tokens: int
     n_bytes: int
     seconds: float
+    n_wanted: int
+    n_there: int
+    shard: str
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def generation_ids(self) -> range:
         return range(self.first_generation_id, self.first_generation_id + self.n_generations)
 
+    @property
+    def is_complete(self) -> bool:
+        return self.n_there == self.n_generations
+
     def sentence(self) -> str:
         """What was done, for people."""
-        there = self.n_generations - self.n_captured
-        if not self.n_captured:
-            return f"run {self.run_id} of {self.uri}: all {self.n_generations} generations were there already"
-        return (
-            f"run {self.run_id} of {self.uri}: captured {self.n_captured} generation{'s' * (self.n_captured != 1)}"
-            f"{f' ({there} were there)' if there else ''}, {self.n_tokens} tokens, "
-            f"{self.n_bytes / 1e6:.3g} MB in {self.seconds:.1f} s"
+        in_parts = self.shard != str(Shard())
+        run = f"run {self.run_id} of {self.uri}{f', shard {self.shard}' if in_parts else ''}"
+        there = self.n_wanted - self.n_captured - len(self.skipped)
+        said = (
+            f"{run}: captured {_generations(self.n_captured)}{f' ({there} were there)' if there else ''}, "
+            f"{self.n_tokens} tokens, {self.n_bytes / 1e6:.3g} MB in {self.seconds:.1f} s"
         )
+        if not self.n_wanted:
+            said = f"{run}: nothing to do, the run has fewer batches than shards"
+        elif there == self.n_wanted:
+            said = f"{run}: all {_generations(there)} were there already"
+        if self.skipped:
+            said += f"; {len(self.skipped)} prompt{'s were' if len(self.skipped) > 1 else ' was'} skipped"
+        if in_parts and not self.is_complete:
+            said += f"; the run has {self.n_there} of {_generations(self.n_generations)}"
+        return said
+
+
+def _generations(number: int) -> str:
+    return f"{number} generation{'s' * (number != 1)}"
 
 
 def capture(
@@ -75,12 +84,13 @@ def capture(
 
     `model` is a Hugging Face id, a local folder, a .gguf file, `smollm2-135m`, or a Model in hand. `prompts` are texts,
     mappings with a `prompt` or `text` (other fields become metadata), or a path to a .txt or .jsonl file.
-    `options` are those of `CaptureOptions`: max_new_tokens, record, gradients, layers, neurons, every, only_generated,
+    `options` are those of `CaptureOptions`: max_new_tokens, record, gradients, layers, lens, neurons, every, only_generated,
     max_bytes, precision, batch_size, ffn, device, dtype, temperature, top_k, top_p, seed, chat, gradient_target,
-    gradient_tokens, name, index.
+    gradient_tokens, name, index, shard, force.
 
     The same call on the same store finishes what is missing and writes nothing twice. Each batch is committed as it is
-    done; `on_progress` is called after each. Raises ActlakeError; what was committed before stays.
+    done; `on_progress` is called after each. A prompt that cannot be captured is in `Run.skipped`, and costs no other.
+    Raises ActlakeError; what was committed before stays.
     """
     chosen = CaptureOptions(**options)
     records = prompts_from(prompts)
@@ -99,62 +109,33 @@ def capture_plan(
     """As `capture`, for a model and a plan in hand. Raises NotEnoughSpace or TooManyBytes before anything is written."""
     started, log = time.monotonic(), Log(location)
     key = run_key(model, plan, options)
-    if not (log.exists() and key in log.snapshot().keys):
+    if options.force or not (log.exists() and newest_key(log.snapshot(), key)):
         check_space(location, model, plan, options)
-    reservation = register(log, key, run_row(model, plan, options), len(plan.works))
-    first = reservation.first_generation_id
-    captured, snapshot = CapturedIds(location, reservation), log.snapshot()
-    allowance, done = Allowance(options.most_bytes, location, snapshot, reservation), captured.of(snapshot)
-    n_captured, n_tokens, n_bytes = 0, 0, 0
-
-    def report() -> None:
-        if on_progress:
-            on_progress(Progress(len(done), len(plan.works), n_tokens, n_bytes, time.monotonic() - started))
-
-    def write(works: Sequence[Work], generations: Sequence[CapturedGeneration]) -> _Written:
-        files = write_shard(location, generations, options.precision)
-        allowance.check(size := sum(file.bytes for file in files), files)
-        snapshot = commit_unit(log, captured, generations, files)
-        if files[0].path not in snapshot.files:  # another process did some of it meanwhile
-            return _Written(captured.of(snapshot), again=tuple(works))
-        allowance.add(size)
-        counts = (len(works), sum(g.n_tokens for g in generations), size)
-        return _Written(captured.of(snapshot), *counts)
-
-    report()
-    units, in_writing = deque(plan.units(options)), deque[Future[_Written]]()
-    with ThreadPoolExecutor(1, thread_name_prefix="actlake-write") as writer:  # while the model does the next unit
-        while units or in_writing:
-            if units and (missing := [work for work in units.popleft() if first + work.prompt_index not in done]):
-                generations = capture_unit(model, missing, plan, options, reservation)
-                in_writing.append(writer.submit(write, missing, generations))
-            if in_writing and (not units or len(in_writing) > IN_WRITING):
-                written = in_writing.popleft().result()
-                done = written.done
-                n_captured, n_tokens = n_captured + written.n_generations, n_tokens + written.n_tokens
-                n_bytes += written.n_bytes
-                if written.again:
-                    units.append(written.again)
-                report()
-    complete(log, key, reservation.run_id)
-    if options.index and options.records("activations"):
+    key, reservation = register(log, key, run_row(model, plan, options), len(plan.works), force=options.force)
+    units = Units(log, model, plan, options, reservation, on_progress)
+    done = units.do()
+    if done.issuperset(reservation.generation_ids):
+        complete(log, key, reservation.run_id)
+    is_last = options.shard is None or len(done) == len(plan.works)
+    if is_last and options.index and options.records("activations"):
         if partly_indexed(log.snapshot(), Reader(location)):
             budget = byte_budget(model, plan, options)
-            allowance.check(sum(size for table, size in budget.items() if TABLES[table] in PROJECTION))
+            units.allowance.check(sum(size for table, size in budget.items() if TABLES[table] in PROJECTION))
         index(location)
-    seconds = time.monotonic() - started
-    return Run(location.uri, reservation.run_id, first, len(plan.works), n_captured, n_tokens, n_bytes, seconds)
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What became of a unit: generations that the store has of the run now, what was added, what is to be done again."""
-
-    done: set[int]
-    n_generations: int = 0
-    n_tokens: int = 0
-    n_bytes: int = 0
-    again: tuple[Work, ...] = ()
+    return Run(
+        location.uri,
+        reservation.run_id,
+        reservation.first_generation_id,
+        len(plan.works),
+        units.n_captured,
+        units.n_tokens,
+        units.n_bytes,
+        seconds=time.monotonic() - started,
+        n_wanted=units.n_wanted,
+        n_there=len(done),
+        shard=str(options.part),
+        skipped=units.skips.left_out(done, reservation.first_generation_id),
+    )
 
 
 def check_space(location: Location, model: Model, plan: Plan, options: CaptureOptions) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from actlake import Store
 from actlake.store import (
     TABLES,
     CapturedGeneration,
@@ -25,7 +26,7 @@ from actlake.store import (
     write_table,
 )
 from actlake.store.parquet import encode
-from actlake.store.schema import RUNS
+from actlake.store.schema import PROJECTION, RUNS
 
 D_MODEL, D_FF, LAYERS = 8, 12, (0, 3)
 N_TOKENS, N_PROMPT_TOKENS = 7, 4
@@ -144,6 +145,26 @@ def save_factors(location: Location) -> None:
     """Save a factorization of generation 0 in both layers, and one of generation 1 in the second."""
     save_factorization(Log(location), a_factorization(0, k=2))
     save_factorization(Log(location), a_factorization(1, k=3, layers=LAYERS[1:]))
+
+
+def assert_same(left: Store, right: Store, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Two stores hold the same rows, with values that are exactly, or so nearly, the same; runs have times of their own, and
+    segments numbers, so the projection is compared as it is read."""
+    tables = {name: table for name, table in TABLES.items() if name != "runs" and table not in PROJECTION}
+    queries = {name: f"select * from {name} order by {', '.join(table.key)}" for name, table in tables.items()}
+    queries["by_neuron"] = "from by_neuron.activations order by generation_id, position, layer, neuron"
+    for name, query in queries.items():
+        ours, theirs = left.sql(query).to_arrow_table(), right.sql(query).to_arrow_table()
+        if not rtol:
+            assert ours.equals(theirs), name
+            continue
+        assert ours.num_rows == theirs.num_rows, name
+        for column in ours.column_names:
+            if "float" in str(ours.schema.field(column).type):
+                values = (np.array(rows[column].to_pylist(), np.float64) for rows in (ours, theirs))
+                np.testing.assert_allclose(*values, rtol=rtol, atol=atol, err_msg=name)
+            else:
+                assert ours[column].to_pylist() == theirs[column].to_pylist(), name
 
 
 def load_kernels() -> None:

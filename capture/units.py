@@ -1,0 +1,157 @@
+"""The units of a run that one call does: each is captured, written while the model does the next one, and committed."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ..store import CapturedGeneration, Log, Reservation, write_shard
+from .allowance import Allowance
+from .faults import OF_MODEL, OF_WRITING, Skips, by_halves, free_memory, not_finite
+from .models import Model
+from .options import CaptureOptions
+from .plan import Plan, Work
+from .registration import CapturedIds, commit_unit
+from .unit import capture_unit
+
+IN_WRITING = 1
+"""Batches that wait to be on disk while the model does the next one."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a capture is: generations in the store of all that this call sees to, and what it added."""
+
+    n_done: int
+    n_total: int
+    n_tokens: int
+    n_bytes: int
+    seconds: float
+
+
+class Units:
+    """What a call has still to do, what is being written for it, and what it did."""
+
+    def __init__(
+        self,
+        log: Log,
+        model: Model,
+        plan: Plan,
+        options: CaptureOptions,
+        reservation: Reservation,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._started, self._on_progress = time.monotonic(), on_progress
+        self._log, self._model, self._plan, self._options, self._reservation = log, model, plan, options, reservation
+        self._units = deque(options.part.units(plan.units(options)))
+        self._works = {work.prompt_index: work for unit in self._units for work in unit}
+        self._wanted = {reservation.first_generation_id + prompt_index for prompt_index in self._works}
+        self._captured = CapturedIds(log.location, reservation)
+        snapshot = log.snapshot()
+        self._done = self._captured.of(snapshot)
+        self.allowance = Allowance(options.most_bytes, log.location, snapshot, reservation)
+        self._in_writing = deque[Future[_Written]]()
+        self.skips = Skips(model, len(self._works))
+        self.n_captured, self.n_tokens, self.n_bytes = 0, 0, 0
+
+    @property
+    def n_wanted(self) -> int:
+        """Generations that this call sees to."""
+        return len(self._works)
+
+    def do(self) -> set[int]:
+        """Do what is missing; gives the generations of the whole run that the store has then.
+
+        Raises what is no prompt's fault, after what is being written is committed.
+        """
+        self._report()
+        with ThreadPoolExecutor(1, thread_name_prefix="actlake-write") as writer:
+            while self._units or self._in_writing:
+                if self._units and (missing := self._missing(self._units.popleft())):
+                    for generations in by_halves(
+                        missing, self._capture, self._skip, faults=OF_MODEL, settle=self._settle
+                    ):
+                        faults = {each.prompt_index: not_finite(each) for each in generations}
+                        if finite := [each for each in generations if not faults[each.prompt_index]]:
+                            self._in_writing.append(writer.submit(self._write, finite))
+                        self._skip_all({index: fault for index, fault in faults.items() if fault})
+                self._collect(most=IN_WRITING if self._units else 0)
+        return self._captured.of(self._log.snapshot())
+
+    def _missing(self, unit: Sequence[Work]) -> list[Work]:
+        first = self._reservation.first_generation_id
+        return [work for work in unit if first + work.prompt_index not in self._done]
+
+    def _capture(self, works: Sequence[Work]) -> list[CapturedGeneration]:
+        return capture_unit(self._model, works, self._plan, self._options, self._reservation)
+
+    def _write(self, generations: Sequence[CapturedGeneration]) -> "_Written":
+        """Write and commit, in a thread of its own."""
+        written = _Written()
+
+        def write(part: Sequence[CapturedGeneration]) -> None:
+            files = write_shard(self._log.location, part, self._options.precision)
+            self.allowance.check(size := sum(file.bytes for file in files), files)
+            snapshot = commit_unit(self._log, self._captured, part, files)
+            written.done |= self._captured.of(snapshot)
+            if files[0].path not in snapshot.files:  # another process did some of it meanwhile
+                written.again.extend(generation.prompt_index for generation in part)
+                return
+            written.n_generations += len(part)
+            written.n_tokens += sum(generation.n_tokens for generation in part)
+            written.n_bytes += size
+            self.allowance.add(size)
+
+        def skip(generation: CapturedGeneration, reason: str) -> None:
+            written.skipped[generation.prompt_index] = reason
+
+        list(by_halves(generations, write, skip, faults=OF_WRITING))
+        return written
+
+    def _collect(self, most: int = 0) -> None:
+        """Wait until at most so many batches are being written, and count the others."""
+        while len(self._in_writing) > most:
+            written = self._in_writing.popleft().result()
+            self._done |= written.done
+            self.n_captured += written.n_generations
+            self.n_tokens += written.n_tokens
+            self.n_bytes += written.n_bytes
+            if written.again:
+                self._units.append(tuple(self._works[index] for index in written.again))
+            self._report()
+            for prompt_index, reason in written.skipped.items():
+                self._skip(self._works[prompt_index], reason)
+
+    def _settle(self) -> None:
+        self._collect()
+        free_memory()
+
+    def _skip_all(self, reasons: Mapping[int, str]) -> None:
+        if reasons:
+            self._collect()
+        for prompt_index, reason in reasons.items():
+            self._skip(self._works[prompt_index], reason)
+
+    def _skip(self, work: Work, reason: str) -> None:
+        self.skips.add(work, reason, n_there=len(self._done))
+
+    def _report(self) -> None:
+        if self._on_progress:
+            seconds = time.monotonic() - self._started
+            self._on_progress(
+                Progress(len(self._done & self._wanted), self.n_wanted, self.n_tokens, self.n_bytes, seconds)
+            )
+
+
+@dataclass
+class _Written:
+    """What became of a batch: generations that the store has of the run then, what was added, the prompts that are to be done
+    again, and why others could not be written."""
+
+    done: set[int] = field(default_factory=set)
+    n_generations: int = 0
+    n_tokens: int = 0
+    n_bytes: int = 0
+    again: list[int] = field(default_factory=list)
+    skipped: dict[int, str] = field(default_factory=dict)
