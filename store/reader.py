@@ -255,7 +255,10 @@ class Reader:
         try:
             with opened_file(self.location, file.path) as source:
                 parquet = pq.ParquetFile(source, metadata=footer.metadata)
-                there = parquet.read_row_groups(groups, columns=[*columns, *keys])
+                # a page that says of itself that it has more values than its chunk would shift those of the next group
+                apart = any(column.nullable for column in TABLES[file.table].columns) and len(groups) > 1
+                parts = [[group] for group in groups] if apart else [groups]
+                there = pa.concat_tables(parquet.read_row_groups(part, columns=[*columns, *keys]) for part in parts)
         except ActlakeError:
             raise
         except (pa.ArrowInvalid, OSError) as error:
