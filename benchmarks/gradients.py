@@ -1,6 +1,7 @@
 """Measures the gradients of generated tokens on the built-in model against other ways to get them, in turn, in one run.
 
-    python benchmarks/gradients.py [--rounds 3] [--prompts 4] [--max-new-tokens 32] [--threads N] [--inseq PYTHON]
+    python benchmarks/gradients.py [--rounds 3] [--prompts 4] [--prompt-tokens N] [--max-new-tokens 32] [--threads N]
+                                   [--skip-parameters] [--inseq PYTHON]
 
 Every figure is of this run on this machine: the median of the rounds, with the least and the greatest. All ways have the
 same texts, which are generated once. Times are CPU times of the process, on one thread unless told, since other work on the
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from actlake.capture import CaptureOptions, Model, load_model, make_plan, read_prompts
+from actlake.capture import CaptureOptions, Model, load_model, make_plan, prompts_from, read_prompts
 from actlake.capture.builtin import NAME, builtin_folder
 from actlake.capture.generate import continuations
 from actlake.capture.replay import replay
@@ -32,13 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=4, help="of the demo's, from the first on")
+    parser.add_argument("--prompt-tokens", type=int, help="so many from all of the demo's prompts, one after the other")
+    parser.add_argument("--skip-parameters", action="store_true", help="leave out the way that takes longest")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--inseq", metavar="PYTHON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = load_model(NAME)
-    batches = generated(model, options.prompts, options.max_new_tokens)
+    batches = generated(model, options.prompts, options.prompt_tokens, options.max_new_tokens)
     texts = [text for batch in batches for text in batch]
     n_outputs = sum(len(ids) - p for ids, p in texts)
     n_tokens = sum(len(ids) for ids, _ in texts)
@@ -50,6 +53,8 @@ def main() -> None:
         "a forward and backward a token": lambda: seconds(lambda: plain(model, texts)),
         "… that gives parameters' gradients too": lambda: seconds(lambda: plain(model, texts, parameters=True)),
     }
+    if options.skip_parameters:
+        del ways["… that gives parameters' gradients too"]
     if options.inseq:
         ways["inseq"] = inseq(options.inseq, model, texts, options.threads)
     print(
@@ -67,9 +72,14 @@ def main() -> None:
         print(f"{way:42}{spread(of_way):26}{spread(ratios, unit='×')}")
 
 
-def generated(model: Model, n_prompts: int, max_new_tokens: int) -> list[Texts]:
+def generated(model: Model, n_prompts: int, n_prompt_tokens: int | None, max_new_tokens: int) -> list[Texts]:
     with resources.as_file(resources.files("actlake.capture") / "demo.jsonl") as path:
-        prompts = read_prompts(path)[:n_prompts]
+        prompts = read_prompts(path)
+    if n_prompt_tokens:
+        ids = model.tokenizer(" ".join(prompt.text for prompt in prompts))["input_ids"]
+        starts = range(0, n_prompts * n_prompt_tokens, n_prompt_tokens)
+        prompts = prompts_from([model.tokenizer.decode(ids[start : start + n_prompt_tokens]) for start in starts])
+    prompts = prompts[:n_prompts]
     options = CaptureOptions(max_new_tokens=max_new_tokens, batch_size=BATCH_SIZE)
     batches = []
     for unit in make_plan(model, prompts, options).units(options):

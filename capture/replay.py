@@ -18,6 +18,7 @@ from . import memory
 from .float32 import in_float32
 from .gradients import Graph, Output, masked_outputs, output_gradients, target_gradients, written_outputs
 from .lens import layer_predictions
+from .linearized import linearized
 from .masked import masked_predictions, masked_targets
 from .models import Model
 from .stream import OfStream, Stream, residual_stream
@@ -226,7 +227,8 @@ def _graph(
 ) -> tuple[Graph, Tensor]:
     """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
     wide = nullcontext() if model.dtype == "float32" else in_float32()
-    with _recording(model, (), None, gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
+    recording = _recording(model, (), None, gradients=True, unembeds=unembeds)
+    with recording as taps, linearized(model.network), wide, torch.enable_grad():
         logits = _forward(model, ids, mask)
     return Graph(taps.embedding, taps.last_hidden), logits
 
@@ -237,7 +239,8 @@ def _recording_pass(
 ) -> Iterator[_Taps]:
     """Hooks of the pass that records, which makes the graph of gradients too where it computes in float32."""
     has_graph = target is not None and model.dtype == "float32"
-    with _recording(model, layers, neurons, gradients=has_graph) as taps, torch.set_grad_enabled(has_graph):
+    quick = linearized(model.network) if has_graph else nullcontext()
+    with _recording(model, layers, neurons, gradients=has_graph) as taps, quick, torch.set_grad_enabled(has_graph):
         yield taps
 
 
