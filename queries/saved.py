@@ -29,7 +29,7 @@ def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, rea
         if generation_id not in there:
             raise generation_not_found(generation_id, snapshot, reader)
         shape = known[there[generation_id]["run_id"]]
-        is_other = n > there[generation_id]["n_tokens"] or neurons != list(shape.neurons)
+        is_other = n > there[generation_id]["n_tokens"] or len(neurons) != d_ff or neurons != list(shape.neurons)
         if is_other or set(factors.layers) - set(shape.layers):
             how = f"generation {generation_id} of this store has other tokens, layers or neurons; save them where they are from"
             raise InvalidOption("factors", f"{factors.k} factors", how)

@@ -308,7 +308,7 @@ class TestARun:
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"precision": "float32", "gradients": "scores"},
-    {"precision": "float16", "layers": [0, 2], "batch_size": 1},
+    {"precision": "float16", "layers": [0, 2], "batch_size": 3},
     {"neurons": [0, 7], "every": 3},
     {"only_generated": True, "record": ["activations"], "index": False},
 ]
@@ -324,8 +324,8 @@ class TestBytes:
     def test_a_run_writes_at_most_its_budget_and_at_least_a_third_of_it(
         self, toy_model: Model, toy_prompts: list[Any], tmp_path: Path, change: dict[str, Any]
     ) -> None:
-        options = {"max_new_tokens": 12, **change}
-        prompts = [*toy_prompts, *(f"{number} keys, int sum(int a, int b)" for number in range(12))]
+        options = {"max_new_tokens": 8, **change}
+        prompts = [*toy_prompts, *(f"{number} keys, int sum(int a, int b)" for number in range(4))]
         budget = byte_budget(toy_model, *plan_of(toy_model, prompts, options))
         actlake.capture(tmp_path / "s", toy_model, prompts, **options)
         sizes = actlake.open(tmp_path / "s").size().set_index("table")["bytes"].to_dict()
