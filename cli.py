@@ -1,6 +1,7 @@
 """The command line: each command parses, makes one call of the library and prints.
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (it failed: one line says why), 2 (wrong usage).
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (it failed: one line says why), 2 (wrong usage),
+143 (SIGTERM ended a capture).
 torch and transformers are imported by the commands that need a model, no others.
 """
 

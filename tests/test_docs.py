@@ -74,7 +74,8 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 def cli_page() -> str:
     """`docs/cli.md`, from the commands' own help."""
-    parts = ["# Commands\n\nExit codes: 0 done, 1 it failed (one line on stderr says why), 2 wrong usage.\n"]
+    codes = "0 done, 1 it failed (one line on stderr says why), 2 wrong usage, 143 SIGTERM ended a capture"
+    parts = [f"# Commands\n\nExit codes: {codes}.\n"]
     for name in (None, *cli.commands):
         arguments = [*([name] if name else []), "--help"]
         text = CliRunner().invoke(cli, arguments, prog_name="actlake", terminal_width=100).stdout

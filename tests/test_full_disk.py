@@ -13,6 +13,7 @@ from typing import Any
 import actlake
 import pytest
 import stores
+from actlake.capture import Model
 from actlake.errors import DiskFull, NotEnoughSpace
 from actlake.store import Location, Log, compact, gc, index, verify
 
@@ -31,6 +32,23 @@ rm -r "$START"
 cp -r "$DISK/store" "$START"
 """
 """In a mount namespace of its own: a disk with the store and a filler, the calls, and the calls again without the filler."""
+
+
+ON_A_DISK_THAT_FILLS = """
+set -e
+mount -t tmpfs -o size=24m tmpfs "$DISK"
+"$@" 2>"$SAID" >&2 & pid=$!
+while kill -0 $pid && [ ! -e "$DISK/store/_log/00000000000000000003.json" ]; do sleep 0.01; done
+head -c 100m /dev/zero > "$DISK/filler" || true
+code=0
+wait $pid || code=$?
+echo $code
+find "$DISK/store" -type f | sort > "$LISTED"
+rm "$DISK/filler"
+"$@" --json
+cp -r "$DISK/store" "$KEPT"
+"""
+"""A disk that gets full while a capture writes to it, and the same command again when there is room."""
 
 
 def lines(output: str) -> list[dict[str, Any]]:
@@ -176,12 +194,71 @@ def test_a_store_that_was_full_is_collected_and_goes_on(tmp_path: Path) -> None:
     assert verify(location, deep=True).ok
 
 
+def capture_command(tmp_path: Path, store: Path, model: Path) -> list[str]:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"{index}, {index + 1},\n" for index in range(60)))
+    options = ["--model", model, "--max-new-tokens", "3", "--batch-size", "2", "--no-index"]
+    return [sys.executable, "-m", "actlake", "capture", *map(str, [store, prompts, *options])]
+
+
+@pytest.mark.slow
+def test_a_capture_that_finds_no_room_is_one_line_and_the_same_command_finishes(
+    toy_folder: Path, toy_model: Model, tmp_path: Path
+) -> None:
+    command, store = capture_command(tmp_path, tmp_path / "store", toy_folder), tmp_path / "store"
+    actlake.capture(
+        store, toy_model, tmp_path / "prompts.txt", max_new_tokens=3, batch_size=2, index=False, shard="1/6"
+    )
+    held = files_of(store)
+    limited = [
+        sys.executable,
+        "-c",
+        "import resource, os, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\nos.execv(sys.argv[1], sys.argv[1:])",
+    ]
+    done = subprocess.run([*limited, *command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "File too large; what was committed is kept: make room" in done.stderr.splitlines()[-1]
+    assert files_of(store) == held
+    assert verify(Location.of(store), deep=True).n_generations == 10
+    assert json.loads(run([*command, "--json"]))["n_captured"] == 50
+    assert_captured(store)
+
+
+@pytest.mark.slow
+def test_a_disk_that_gets_full_during_a_capture_loses_nothing_and_the_same_command_finishes(
+    toy_folder: Path, toy_model: Model, tmp_path: Path
+) -> None:
+    if not can_mount():  # a limit of a file's size stands in: the test above
+        test_a_capture_that_finds_no_room_is_one_line_and_the_same_command_finishes(toy_folder, toy_model, tmp_path)
+        return
+    disk, kept, listed, said = (tmp_path / name for name in ("disk", "kept", "listed", "said"))
+    disk.mkdir()
+    places = {"DISK": str(disk), "KEPT": str(kept), "LISTED": str(listed), "SAID": str(said)}
+    command = capture_command(tmp_path, disk / "store", toy_folder)
+    code, again = run(["unshare", "-rm", "sh", "-c", ON_A_DISK_THAT_FILLS, "sh", *command], places).splitlines()
+    assert int(code) == 1
+    line = said.read_text().splitlines()[-1]
+    assert line.startswith("actlake: cannot write ")
+    assert "No space left on device; what was committed is kept: make room" in line
+    assert not [path for path in listed.read_text().splitlines() if path.endswith(".draft")]
+    assert 0 < json.loads(again)["n_captured"] < 60
+    assert_captured(kept)
+    assert files_of(kept) == files_of_commits(kept), "the write that failed left nothing"
+
+
+def assert_captured(store: Path) -> None:
+    report = verify(Location.of(store), deep=True)
+    assert (report.problems, report.n_generations) == ((), 60)
+    assert actlake.open(store).runs()["status"].tolist() == ["complete"]
+
+
 def run(command: Sequence[str], places: dict[str, str] | None = None) -> str:
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(places or {})},
     )
     assert done.returncode == 0, done.stderr
