@@ -1,7 +1,7 @@
 """What a capture is to do: prompts as tokens, cut into units of work, and how many bytes that may write.
 
-The units follow from the prompts and options alone, so a capture that is run again after a crash does the missing ones in
-the same batches as before.
+The units follow from the prompts, the options and the run's procedure alone, so a capture that is run again after a crash
+does the missing ones in the same batches as before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,9 @@ from ..errors import InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer
 from ..store.precision import BYTES_PER_VALUE
 from .models import Model
 from .options import CaptureOptions
+from .procedure import Procedure
 from .prompts import Prompt
 
-BATCH_TOKENS = 512
-MAX_BATCH = 32
 BYTES_PER_SCORES = 16
 """What the scores of one pair of positions take in a file, roughly."""
 WINDOW = 512
@@ -52,12 +51,12 @@ class Plan:
     works: Sequence[Work]
     layers: tuple[int, ...]
 
-    def units(self, options: CaptureOptions) -> Iterator[tuple[Work, ...]]:
+    def units(self, options: CaptureOptions, procedure: Procedure) -> Iterator[tuple[Work, ...]]:
         """Work in batches: texts of about the same length, that have the same number of tokens to write."""
         for start in range(0, len(self.works), WINDOW):
             window = sorted(self.works[start : start + WINDOW], key=lambda w: (w.max_new_tokens, w.max_tokens))
             for _, alike in groupby(window, key=lambda work: work.max_new_tokens):
-                yield from _batches(list(alike), options)
+                yield from _batches(list(alike), options, procedure)
 
 
 def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) -> Plan:
@@ -160,14 +159,15 @@ def _chat(model: Model, text: str) -> str:
     return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
-def _batches(works: Sequence[Work], options: CaptureOptions) -> Iterator[tuple[Work, ...]]:
+def _batches(works: Sequence[Work], options: CaptureOptions, procedure: Procedure) -> Iterator[tuple[Work, ...]]:
     if options.batch_size != "auto":
         for start in range(0, len(works), options.batch_size):
             yield tuple(works[start : start + options.batch_size])
         return
     batch: list[Work] = []
     for work in works:  # ascending in length, so the last one sets the width
-        if batch and ((len(batch) + 1) * work.max_tokens > BATCH_TOKENS or len(batch) == MAX_BATCH):
+        n_tokens = (len(batch) + 1) * work.max_tokens
+        if batch and (n_tokens > procedure.batch_tokens or len(batch) == procedure.batch_texts):
             yield tuple(batch)
             batch = []
         batch.append(work)

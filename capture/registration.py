@@ -6,7 +6,7 @@ reserved by its first commit, so the same command finds its run again, skips wha
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -18,6 +18,7 @@ from ..store.schema import RUNS
 from .models import Model
 from .options import CaptureOptions
 from .plan import Plan
+from .procedure import Procedure, of_run
 
 
 def run_key(model: Model, plan: Plan, options: CaptureOptions) -> str:
@@ -70,19 +71,25 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
     }
 
 
-def register(log: Log, key: str, row: Mapping[str, Any], n_generations: int) -> Reservation:
-    """The numbers of the run: those that it has already, or new ones."""
+def register(
+    log: Log, key: str, row: Mapping[str, Any], n_generations: int, choose: Callable[[], Procedure]
+) -> tuple[Reservation, Procedure]:
+    """The numbers of the run and its procedure: those that it has already, or new ones."""
 
     def build(snapshot: Snapshot) -> Commit | None:
         if key in snapshot.keys:
             return None
         reservation = Reservation(snapshot.next_run_id, snapshot.next_generation_id, n_generations)
-        rows = pa.Table.from_pylist([{**row, "run_id": reservation.run_id}], schema=RUNS.arrow)
+        config = choose().beside(row["generation_config"])
+        new = {**row, "run_id": reservation.run_id, "generation_config": config}
+        rows = pa.Table.from_pylist([new], schema=RUNS.arrow)
         return Commit("register", key, [write_table(log.location, RUNS, rows)], reserve=reservation)
 
-    reservation = log.read(log.commit(build).keys[key]).reserve
+    snapshot = log.commit(build)
+    reservation = log.read(snapshot.keys[key]).reserve
     assert reservation is not None, "a run is registered with its numbers"
-    return reservation
+    _, rows = _rows_with(Reader(log.location), snapshot, reservation.run_id)
+    return reservation, of_run(next(row for row in rows if row["run_id"] == reservation.run_id))
 
 
 def commit_unit(
@@ -105,15 +112,21 @@ def complete(log: Log, key: str, run_id: int) -> None:
     def build(snapshot: Snapshot) -> Commit | None:
         if f"{key}/complete" in snapshot.keys:
             return None
-        for old in snapshot.of(RUNS.name, run_id=run_id):  # one of them has it, and other runs too after a compaction
-            rows = reader.rows(Snapshot(files={old.path: old}), RUNS.name).to_pylist()
-            if run_id in [row["run_id"] for row in rows]:
-                break
+        old, rows = _rows_with(reader, snapshot, run_id)
         said = [row | {"status": "complete"} if row["run_id"] == run_id else row for row in rows]
         new = write_table(log.location, RUNS, pa.Table.from_pylist(said, schema=RUNS.arrow))
         return Commit("complete", f"{key}/complete", [new], remove=[old.path])
 
     log.commit(build)
+
+
+def _rows_with(reader: Reader, snapshot: Snapshot, run_id: int) -> tuple[DataFile, list[dict[str, Any]]]:
+    """The file that has the run's row, and all rows of it: those of other runs too after a compaction."""
+    for file in snapshot.of(RUNS.name, run_id=run_id):
+        rows = reader.rows(Snapshot(files={file.path: file}), RUNS.name).to_pylist()
+        if run_id in [row["run_id"] for row in rows]:
+            break
+    return file, rows
 
 
 class CapturedIds:

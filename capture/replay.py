@@ -6,11 +6,12 @@ Texts are padded at the right, where causal attention never looks; every positio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Int32
+from jaxtyping import Float32, Int, Int32
 from torch import Tensor, nn
 
 from ..store import GradientTarget
@@ -19,9 +20,7 @@ from .float32 import in_float32
 from .gradients import Graph, output_gradients, target_gradients
 from .masked import masked_gradients, masked_predictions, masked_targets
 from .models import Model
-
-PREDICTIONS_AT_ONCE = 256
-"""Positions whose distributions over the vocabulary are held together."""
+from .predictions import prediction_columns, predictions
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,10 @@ def replay(
     has_outputs = any(len(text) > p for text, p in zip(texts, n_prompt_tokens, strict=True))
     target = gradients if has_outputs else None
     one_pass = target is not None and model.dtype == "float32"
-    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
+    with recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    predictions = [
-        _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
+    predicted = [
+        predictions(logits[row, : len(text) - 1].detach(), ids[row, 1 : len(text)]) for row, text in enumerate(texts)
     ]
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
@@ -90,14 +89,14 @@ def replay(
             scores=scores,
             tokens_at_once=memory.gradient_tokens(model, width) if gradient_tokens == "auto" else gradient_tokens,
         )
-    embeddings = _numpy(taps.embedding)
-    activations = {layer: _numpy(a).reshape(len(texts), width, -1) for layer, a in taps.activations.items()}
+    embeddings = to_numpy(taps.embedding)
+    activations = {layer: to_numpy(a).reshape(len(texts), width, -1) for layer, a in taps.activations.items()}
     return [
         Recorded(
             embeddings[row, :n],
             {layer: a[row, :n] for layer, a in activations.items()},
             columns[row],
-            *predictions[row],
+            *prediction_columns(predicted[row]),
         )
         for row, n in enumerate(map(len, texts))
     ]
@@ -122,7 +121,7 @@ def replay_encoder(
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
     gradients = gradients and any(masked)
     one_pass = gradients and model.dtype == "float32"
-    with _recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
+    with recording(model, layers, gradients=one_pass) as taps, torch.set_grad_enabled(one_pass):
         output = model.network(input_ids=ids, attention_mask=mask)
     logits = output.logits if model.mask_id is not None else torch.zeros(*ids.shape, 0, device=ids.device)
     chosen = [
@@ -133,11 +132,11 @@ def replay_encoder(
     if one_pass:
         columns = masked_gradients(taps.embedding, logits, masked, chosen, lengths)
     elif gradients:
-        with _recording(model, (), gradients=True) as wide, in_float32(), torch.enable_grad():
+        with recording(model, (), gradients=True) as wide, in_float32(), torch.enable_grad():
             of_graph = model.network(input_ids=ids, attention_mask=mask).logits
         columns = masked_gradients(wide.embedding, of_graph, masked, chosen, lengths)
-    embeddings = _numpy(taps.embedding)
-    activations = {layer: _numpy(a).reshape(*ids.shape, -1) for layer, a in taps.activations.items()}
+    embeddings = to_numpy(taps.embedding)
+    activations = {layer: to_numpy(a).reshape(*ids.shape, -1) for layer, a in taps.activations.items()}
     return [
         Recorded(
             embeddings[row, :n],
@@ -152,8 +151,8 @@ def replay_encoder(
 
 
 @dataclass
-class _Taps:
-    """Tensors taken from one forward pass, with their graph if there is one."""
+class Taps:
+    """Tensors taken from a forward pass, the last one, with their graph if there is one."""
 
     activations: dict[int, Tensor] = field(default_factory=dict)
     embedding: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -165,18 +164,18 @@ def _graph(
 ) -> tuple[Graph, Tensor]:
     """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
     wide = nullcontext() if model.dtype == "float32" else in_float32()
-    with _recording(model, (), gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
+    with recording(model, (), gradients=True, unembeds=unembeds) as taps, wide, torch.enable_grad():
         logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return Graph(taps.embedding, taps.last_hidden), logits
 
 
 @contextmanager
-def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds: bool = True) -> Iterator[_Taps]:
-    """Hooks that take the input embedding, the FFNNs' activations and what the unembedding receives.
+def recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds: bool = True) -> Iterator[Taps]:
+    """Hooks that take, of each forward pass, the input embedding, the FFNNs' activations and what the unembedding receives.
 
     The unembedding, which can be a quarter of a small model, gets one position only if what it gives is not wanted.
     """
-    taps, anatomy, network = _Taps(), model.anatomy, model.network
+    taps, anatomy, network = Taps(), model.anatomy, model.network
 
     def embedding(module: nn.Module, args: object, output: Tensor) -> Tensor:
         dtype = torch.float32 if gradients else output.dtype
@@ -188,7 +187,7 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds
         return None if unembeds else (args[0][:, :1],)
 
     def activation_of(module_name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        runs = iter([layer for layer, name in enumerate(anatomy.ffn_outputs) if name == module_name])
+        runs = cycle([layer for layer, name in enumerate(anatomy.ffn_outputs) if name == module_name])
 
         def activation(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if (layer := next(runs)) in layers:
@@ -210,22 +209,5 @@ def _recording(model: Model, layers: Sequence[int], *, gradients: bool, unembeds
             handle.remove()
 
 
-def _predictions(
-    logits: Float[Tensor, "n vocab"], ids: Tensor
-) -> tuple[Float32[np.ndarray, "n"], Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
-    """Log-probability, rank (1 is the likeliest) and entropy (nats) of each token but the first, which is 0."""
-    parts = [torch.zeros(3, 1)]
-    for rows, targets in zip(
-        logits[:-1].split(PREDICTIONS_AT_ONCE), ids[1:, None].split(PREDICTIONS_AT_ONCE), strict=True
-    ):
-        logprobs = rows.float().log_softmax(-1)  # (positions, vocab)
-        logprob = logprobs.gather(-1, targets)  # (positions, 1)
-        rank = (logprobs > logprob).sum(-1) + 1
-        entropy = torch.special.entr(logprobs.exp()).sum(-1)
-        parts.append(torch.stack([logprob[:, 0], rank.float(), entropy]).cpu())  # a rank is exact below 2²⁴
-    logprob, rank, entropy = torch.cat(parts, dim=1).numpy()
-    return logprob, rank.astype(np.int32), entropy
-
-
-def _numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:
+def to_numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:
     return tensor.detach().to("cpu", torch.float32).numpy()

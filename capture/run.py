@@ -13,6 +13,7 @@ from ..store import CapturedGeneration, Location, Log, index, write_shard
 from .models import Model, load_model
 from .options import CaptureOptions
 from .plan import Plan, Work, byte_budget, make_plan
+from .procedure import choose
 from .prompts import Prompt, prompts_from
 from .registration import CapturedIds, commit_unit, complete, register, run_key, run_row
 from .unit import capture_unit
@@ -98,7 +99,9 @@ def capture_plan(
     key = run_key(model, plan, options)
     if not (log.exists() and key in log.snapshot().keys):
         check_space(location, model, plan, options)
-    reservation = register(log, key, run_row(model, plan, options), len(plan.works))
+    reservation, procedure = register(
+        log, key, run_row(model, plan, options), len(plan.works), lambda: choose(model, plan.layers, options)
+    )
     first = reservation.first_generation_id
     captured = CapturedIds(location, reservation)
     done = captured.of(log.snapshot())
@@ -117,11 +120,11 @@ def capture_plan(
         return _Written(captured.of(snapshot), *counts)
 
     report()
-    units, in_writing = deque(plan.units(options)), deque[Future[_Written]]()
+    units, in_writing = deque(plan.units(options, procedure)), deque[Future[_Written]]()
     with ThreadPoolExecutor(1, thread_name_prefix="actlake-write") as writer:  # while the model does the next unit
         while units or in_writing:
             if units and (missing := [work for work in units.popleft() if first + work.prompt_index not in done]):
-                generations = capture_unit(model, missing, plan.layers, options, reservation)
+                generations = capture_unit(model, missing, plan.layers, options, reservation, procedure)
                 in_writing.append(writer.submit(write, missing, generations))
             if in_writing and (not units or len(in_writing) > IN_WRITING):
                 written = in_writing.popleft().result()

@@ -29,7 +29,9 @@ SHAPED = [
     for module in (
         "capture.gradients",
         "capture.masked",
+        "capture.predictions",
         "capture.replay",
+        "capture.steps",
         "queries.generation",
         "queries.saliency",
         "store.factorizations",
