@@ -24,6 +24,7 @@ check: $(VENV)/.dev  ## Lint, types, import contracts and the fast tests: about 
 
 bench: $(VENV)/.dev  ## Measure, on the built-in model; docs/benchmarks.md has what was seen (half an hour, 30 GB of disk).
 	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/store.py $(ARGS)
 

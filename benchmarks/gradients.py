@@ -22,6 +22,7 @@ import torch
 from actlake.capture import CaptureOptions, Model, load_model, make_plan, prompts_from, read_prompts
 from actlake.capture.builtin import NAME, builtin_folder
 from actlake.capture.generate import continuations
+from actlake.capture.procedure import Procedure
 from actlake.capture.replay import replay
 from main_job import BATCH_SIZE, spread
 
@@ -82,7 +83,7 @@ def generated(model: Model, n_prompts: int, n_prompt_tokens: int | None, max_new
     prompts = prompts[:n_prompts]
     options = CaptureOptions(max_new_tokens=max_new_tokens, batch_size=BATCH_SIZE)
     batches = []
-    for unit in make_plan(model, prompts, options).units(options):
+    for unit in make_plan(model, prompts, options).units(options, Procedure()):
         asked = [work.token_ids for work in unit]
         indices = [work.prompt_index for work in unit]
         written = continuations(model, asked, max_new_tokens, options.sampling, indices)

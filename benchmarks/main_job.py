@@ -17,6 +17,7 @@ from pathlib import Path
 import actlake
 from actlake.capture import CaptureOptions, Model, Plan, capture_plan, load_model, make_plan, read_prompts
 from actlake.capture.generate import continuations
+from actlake.capture.procedure import Procedure
 from actlake.store import Location
 
 MAX_NEW_TOKENS = 32
@@ -50,7 +51,7 @@ def main() -> None:
 
 def generate(model: Model, plan: Plan, options: CaptureOptions) -> None:
     """Plain batched `generate()` of the plan's batches."""
-    for unit in plan.units(options):
+    for unit in plan.units(options, Procedure()):
         indices = [work.prompt_index for work in unit]
         continuations(model, [work.token_ids for work in unit], unit[0].max_new_tokens, options.sampling, indices)
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +52,21 @@ def continuations(
 
     A draw depends on the seed, the prompt's index and the step, not on which other prompts are in the batch.
     """
+    output = generated(model, prompts, max_new_tokens, sampling, prompt_indices, end_ids=model.end_ids)
+    return [until_end(row, model.end_ids) for row in output.tolist()]
+
+
+def generated(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling,
+    prompt_indices: Sequence[int],
+    *,
+    end_ids: Sequence[int],
+    **more: Any,
+) -> Int[Tensor, "batch new"]:
+    """What the library's `generate()` adds to the prompts, until each has one of `end_ids`; it is given `more` too."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), model.pad_id)
     mask = torch.zeros_like(ids)
@@ -63,17 +78,18 @@ def continuations(
         do_sample=False,
         num_beams=1,
         pad_token_id=model.pad_id,
-        eos_token_id=list(model.end_ids) or None,
+        eos_token_id=list(end_ids) or None,
         bos_token_id=None,
     )
     with torch.inference_mode():
-        output = model.network.generate(
+        output: Tensor = model.network.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
             logits_processor=_processors(sampling, prompt_indices),
+            **more,
         )
-    return [_until_end(row, model.end_ids) for row in output[:, width:].tolist()]
+    return output[:, width:]
 
 
 def finish_reason(completion: Sequence[int], end_ids: Sequence[int], max_new_tokens: int) -> FinishReason:
@@ -83,7 +99,8 @@ def finish_reason(completion: Sequence[int], end_ids: Sequence[int], max_new_tok
     return "length" if len(completion) >= max_new_tokens else "context"
 
 
-def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
+def until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
+    """Tokens up to the first that ends the text, that one included."""
     ends = (index for index, token_id in enumerate(ids) if token_id in end_ids)
     return ids[: next(ends, len(ids) - 1) + 1]
 

@@ -1,10 +1,14 @@
-"""How much memory is free, and how many positions' gradients may be held in it."""
+"""How much memory is free, how large a batch may be held in it, and how many positions' gradients."""
 
 from pathlib import Path
 
 import torch
 
 from .models import Model
+
+MOST_IN_BATCH = {"cpu": (4096, 64)}
+MOST_IN_BATCH_ELSEWHERE = (32768, 256)
+"""More tokens or texts in a batch gain little on a CPU (decision 010); on other devices it was not measured."""
 
 MOST = {"cpu": 1024}
 MOST_ELSEWHERE = 16384
@@ -14,6 +18,18 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+def batch_limits(model: Model, n_layers: int) -> tuple[int, int]:
+    """The most tokens and texts of a batch without gradients: what fits into half of what is free, up to what gains.
+
+    A token takes the activations of `n_layers` four times over (in hand, in the writer's, rounded, encoded), its
+    logits, as the model gives them and in float32, and keys and values. The tokens are a power of two.
+    """
+    anatomy = model.anatomy
+    per_token = 4 * (4 * n_layers * anatomy.d_ff + 2 * anatomy.vocab_size + 2 * anatomy.n_layers * anatomy.d_model)
+    most, texts = MOST_IN_BATCH.get(model.device.type, MOST_IN_BATCH_ELSEWHERE)
+    return _fitting(model, per_token, most), texts
+
+
 def gradient_tokens(model: Model, width: int) -> int:
     """Positions, of texts of `width`, whose gradients fit into half of what is free: a power of two, at most what gains.
 
@@ -21,9 +37,13 @@ def gradient_tokens(model: Model, width: int) -> int:
     """
     heads = getattr(model.network.config.get_text_config(), "num_attention_heads", 0)
     per_position = 4 * (7 * model.anatomy.d_ff + 8 * model.anatomy.d_model + 3 * heads * width)
-    most = MOST.get(model.device.type, MOST_ELSEWHERE)
+    return _fitting(model, per_position, MOST.get(model.device.type, MOST_ELSEWHERE))
+
+
+def _fitting(model: Model, bytes_each: int, most: int) -> int:
+    """How many fit into half of what is free, at most so many: a power of two."""
     free = free_bytes(model.device)
-    fitting = most if free is None else min(most, free // 2 // per_position)
+    fitting = most if free is None else min(most, free // 2 // bytes_each)
     return 1 << max(0, fitting.bit_length() - 1)
 
 

@@ -43,7 +43,7 @@ class CaptureOptions:
     only_generated  what is recorded by layer is at positions that the model wrote, not at those of the prompt
     max_bytes       the most bytes that the run may write, as 2GB, 512MiB or a number; no bound but the disk's unless told
     precision       what recorded vectors are rounded to
-    batch_size      texts at once, or "auto": as many as have 512 tokens together, at most 32
+    batch_size      texts at once, or "auto": as many as fit into half of the memory that is free, up to where more gain little
     ffn             the FFNNs' output projections, where they are not to be searched: model.layers.{i}.mlp.down_proj
     device, dtype   where and in what type the model computes; "auto" is CUDA and the checkpoint's type, else CPU and float32
     temperature     0 is greedy; greater values draw, by `seed`, from the `top_k` likeliest tokens (0: all) that

@@ -1,7 +1,7 @@
 """What a capture is to do: prompts as tokens, cut into units of work, and how many bytes that may write.
 
-The units follow from the prompts and options alone, so a capture that is run again after a crash does the missing ones in
-the same batches as before.
+The units follow from the prompts, the options and the run's procedure alone, so a capture that is run again after a crash
+does the missing ones in the same batches as before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,9 @@ from .chat import Chat, chat_of
 from .lens import check_stream
 from .models import Model
 from .options import CaptureOptions
+from .procedure import Procedure
 from .prompts import Prompt
 
-BATCH_TOKENS = 512
-MAX_BATCH = 32
 BYTES_PER_SCORES = 16
 """What the scores of one pair of positions take in a file, roughly."""
 BYTES_PER_PREDICTION = 100
@@ -65,12 +64,12 @@ class Plan:
     neurons: tuple[int, ...] | None = None
     positions: Positions = Positions()  # noqa: RUF009  frozen
 
-    def units(self, options: CaptureOptions) -> Iterator[tuple[Work, ...]]:
+    def units(self, options: CaptureOptions, procedure: Procedure) -> Iterator[tuple[Work, ...]]:
         """Work in batches: texts of about the same length, that have the same number of tokens to write."""
         for start in range(0, len(self.works), WINDOW):
             window = sorted(self.works[start : start + WINDOW], key=lambda w: (w.max_new_tokens, w.max_tokens))
             for _, alike in groupby(window, key=lambda work: work.max_new_tokens):
-                yield from _batches(list(alike), options)
+                yield from _batches(list(alike), options, procedure)
 
 
 def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) -> Plan:
@@ -101,7 +100,7 @@ def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) 
 def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, int]:
     """For each table that grows, about how many bytes the run writes at most: if every text gets all its tokens."""
     per_value = BYTES_PER_VALUE[options.precision]
-    n_texts, n_files = len(plan.works), sum(1 for _ in plan.units(options))
+    n_texts, n_files = len(plan.works), sum(1 for _ in plan.units(options, Procedure()))
     d_model, tokens = model.anatomy.d_model, sum(work.max_tokens for work in plan.works)
     pairs = sum(
         sum(range(len(work.token_ids), work.max_tokens)) + work.n_masked * len(work.token_ids) for work in plan.works
@@ -212,14 +211,15 @@ def _targets(model: Model, prompt: Prompt, n_masked: int) -> tuple[int, ...]:
     return tuple(token_id for (token_id,) in targets)
 
 
-def _batches(works: Sequence[Work], options: CaptureOptions) -> Iterator[tuple[Work, ...]]:
+def _batches(works: Sequence[Work], options: CaptureOptions, procedure: Procedure) -> Iterator[tuple[Work, ...]]:
     if options.batch_size != "auto":
         for start in range(0, len(works), options.batch_size):
             yield tuple(works[start : start + options.batch_size])
         return
     batch: list[Work] = []
     for work in works:  # ascending in length, so the last one sets the width
-        if batch and ((len(batch) + 1) * work.max_tokens > BATCH_TOKENS or len(batch) == MAX_BATCH):
+        n_tokens = (len(batch) + 1) * work.max_tokens
+        if batch and (n_tokens > procedure.batch_tokens or len(batch) == procedure.batch_texts):
             yield tuple(batch)
             batch = []
         batch.append(work)

@@ -7,7 +7,7 @@ reserved by its first commit, so the same command finds its run again, skips wha
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,6 +22,7 @@ from ..store.schema import RUNS
 from .models import Model
 from .options import OF_A_CALL, CaptureOptions
 from .plan import Plan, Work
+from .procedure import Procedure, of_run
 from .prompts import sources
 
 
@@ -116,9 +117,16 @@ def newest_key(snapshot: Snapshot, key: str) -> str | None:
 
 
 def register(
-    log: Log, key: str, row: Mapping[str, Any], n_generations: int, *, force: bool = False
-) -> tuple[str, Reservation]:
-    """The run's key in the store, and its numbers: those that it has already, or with `force`, or where it has none, new ones."""
+    log: Log,
+    key: str,
+    row: Mapping[str, Any],
+    n_generations: int,
+    choose: Callable[[], Procedure],
+    *,
+    force: bool = False,
+) -> tuple[str, Reservation, Procedure]:
+    """The run's key in the store, its numbers and its procedure: those that it has already, or with `force`, or where it has
+    none, new ones."""
     chosen: str | None = None
 
     def build(snapshot: Snapshot) -> Commit | None:
@@ -128,14 +136,18 @@ def register(
             return None
         chosen = next(begun for begun in _beginnings(key) if begun not in snapshot.keys)
         reservation = Reservation(snapshot.next_run_id, snapshot.next_generation_id, n_generations)
-        rows = pa.Table.from_pylist([{**row, "run_id": reservation.run_id}], schema=RUNS.arrow)
+        config = choose().beside(row["generation_config"])
+        new = {**row, "run_id": reservation.run_id, "generation_config": config}
+        rows = pa.Table.from_pylist([new], schema=RUNS.arrow)
         return Commit("register", chosen, [write_table(log.location, RUNS, rows)], reserve=reservation)
 
     snapshot = log.commit(build)
     assert chosen is not None, "build was called"
     reservation = log.read(snapshot.keys[chosen]).reserve
     assert reservation is not None, "a run is registered with its numbers"
-    return chosen, reservation
+    _, rows = _rows_with(Reader(log.location), snapshot, reservation.run_id)
+    procedure = of_run(next(row for row in rows if row["run_id"] == reservation.run_id))
+    return chosen, reservation, procedure
 
 
 def _beginnings(key: str) -> Iterator[str]:
@@ -164,15 +176,21 @@ def complete(log: Log, key: str, run_id: int) -> None:
     def build(snapshot: Snapshot) -> Commit | None:
         if f"{key}/complete" in snapshot.keys:
             return None
-        for old in snapshot.of(RUNS.name, run_id=run_id):  # one of them has it, and other runs too after a compaction
-            rows = reader.rows(Snapshot(files={old.path: old}), RUNS.name).to_pylist()
-            if run_id in [row["run_id"] for row in rows]:
-                break
+        old, rows = _rows_with(reader, snapshot, run_id)
         said = [row | {"status": "complete"} if row["run_id"] == run_id else row for row in rows]
         new = write_table(log.location, RUNS, pa.Table.from_pylist(said, schema=RUNS.arrow))
         return Commit("complete", f"{key}/complete", [new], remove=[old.path])
 
     log.commit(build)
+
+
+def _rows_with(reader: Reader, snapshot: Snapshot, run_id: int) -> tuple[DataFile, list[dict[str, Any]]]:
+    """The file that has the run's row, and all rows of it: those of other runs too after a compaction."""
+    for file in snapshot.of(RUNS.name, run_id=run_id):
+        rows = reader.rows(Snapshot(files={file.path: file}), RUNS.name).to_pylist()
+        if run_id in [row["run_id"] for row in rows]:
+            break
+    return file, rows
 
 
 class CapturedIds:

@@ -6,6 +6,7 @@ Texts are padded at the right, where causal attention never looks; every positio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +22,8 @@ from .lens import layer_predictions
 from .linearized import linearized
 from .masked import masked_predictions, masked_targets
 from .models import Model
+from .predictions import prediction_columns, predictions
 from .stream import OfStream, Stream, residual_stream
-
-PREDICTIONS_AT_ONCE = 256
-"""Positions whose distributions over the vocabulary are held together."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ def replay(
     with reading as flow, _recording_pass(model, layers, neurons, target) as taps:
         logits = _forward(model, ids, mask)
     of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, stream)
-    predictions = [
-        _predictions(logits[row, : len(text)].detach(), ids[row, : len(text)]) for row, text in enumerate(texts)
+    predicted = [
+        predictions(logits[row, : len(text) - 1].detach(), ids[row, 1 : len(text)]) for row, text in enumerate(texts)
     ]
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
@@ -92,14 +91,14 @@ def replay(
         whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
-    embeddings = _numpy(taps.embedding)
+    embeddings = to_numpy(taps.embedding)
     activations = _at_positions(taps.activations, None if positions.are_all else at, ids.shape)
     return [
         Recorded(
             embeddings[row, :n],
             {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
             columns[row],
-            *predictions[row],
+            *prediction_columns(predicted[row]),
             **of_flow[row],
         )
         for row, n in enumerate(lengths)
@@ -152,7 +151,7 @@ def replay_encoder(
         whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
-    embeddings = _numpy(taps.embedding)
+    embeddings = to_numpy(taps.embedding)
     activations = _at_positions(taps.activations, None if positions.are_all else at, ids.shape)
     return [
         Recorded(
@@ -169,7 +168,7 @@ def replay_encoder(
 
 
 @dataclass
-class _Taps:
+class Taps:
     """Tensors taken from one forward pass, with their graph if there is one."""
 
     activations: dict[int, Tensor] = field(default_factory=dict)
@@ -227,8 +226,8 @@ def _graph(
 ) -> tuple[Graph, Tensor]:
     """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
     wide = nullcontext() if model.dtype == "float32" else in_float32()
-    recording = _recording(model, (), None, gradients=True, unembeds=unembeds)
-    with recording as taps, linearized(model.network), wide, torch.enable_grad():
+    reading = recording(model, (), None, gradients=True, unembeds=unembeds)
+    with reading as taps, linearized(model.network), wide, torch.enable_grad():
         logits = _forward(model, ids, mask)
     return Graph(taps.embedding, taps.last_hidden), logits
 
@@ -236,23 +235,24 @@ def _graph(
 @contextmanager
 def _recording_pass(
     model: Model, layers: Sequence[int], neurons: Sequence[int] | None, target: GradientTarget | None
-) -> Iterator[_Taps]:
+) -> Iterator[Taps]:
     """Hooks of the pass that records, which makes the graph of gradients too where it computes in float32."""
     has_graph = target is not None and model.dtype == "float32"
     quick = linearized(model.network) if has_graph else nullcontext()
-    with _recording(model, layers, neurons, gradients=has_graph) as taps, quick, torch.set_grad_enabled(has_graph):
+    with recording(model, layers, neurons, gradients=has_graph) as taps, quick, torch.set_grad_enabled(has_graph):
         yield taps
 
 
 @contextmanager
-def _recording(
+def recording(
     model: Model, layers: Sequence[int], neurons: Sequence[int] | None, *, gradients: bool, unembeds: bool = True
-) -> Iterator[_Taps]:
-    """Hooks that take the input embedding, the FFNNs' activations (of these neurons; None: all), what the unembedding receives.
+) -> Iterator[Taps]:
+    """Hooks that take, of each forward pass, the input embedding, the FFNNs' activations (of these neurons; None: all) and
+    what the unembedding receives.
 
     The unembedding, which can be a quarter of a small model, gets one position only if what it gives is not wanted.
     """
-    taps, anatomy, network = _Taps(), model.anatomy, model.network
+    taps, anatomy, network = Taps(), model.anatomy, model.network
     columns = None if neurons is None else torch.tensor(neurons, device=model.device)
 
     def embedding(module: nn.Module, args: object, output: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ def _recording(
         return None if unembeds else (args[0][:, :1],)
 
     def activation_of(module_name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        runs = iter([layer for layer, name in enumerate(anatomy.ffn_outputs) if name == module_name])
+        runs = cycle([layer for layer, name in enumerate(anatomy.ffn_outputs) if name == module_name])
 
         def activation(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if (layer := next(runs)) in layers:
@@ -309,36 +309,19 @@ def _of_flow(
     ]
 
 
-def _predictions(
-    logits: Float[Tensor, "n vocab"], ids: Tensor
-) -> tuple[Float32[np.ndarray, "n"], Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
-    """Log-probability, rank (1 is the likeliest) and entropy (nats) of each token but the first, which is 0."""
-    parts = [torch.zeros(3, 1)]
-    for rows, targets in zip(
-        logits[:-1].split(PREDICTIONS_AT_ONCE), ids[1:, None].split(PREDICTIONS_AT_ONCE), strict=True
-    ):
-        logprobs = rows.float().log_softmax(-1)  # (positions, vocab)
-        logprob = logprobs.gather(-1, targets)  # (positions, 1)
-        rank = (logprobs > logprob).sum(-1) + 1
-        entropy = torch.special.entr(logprobs.exp()).sum(-1)
-        parts.append(torch.stack([logprob[:, 0], rank.float(), entropy]).cpu())  # a rank is exact below 2²⁴
-    logprob, rank, entropy = torch.cat(parts, dim=1).numpy()
-    return logprob, rank.astype(np.int32), entropy
-
-
 def _at_positions(
     activations: dict[int, Tensor], at: Sequence[Int32[np.ndarray, "_"]] | None, shape: Sequence[int]
 ) -> dict[int, list[Float32[np.ndarray, "_ neurons"]]]:
     """Of each layer the rows of each text, at its positions (None: all, padding too); only these leave the device."""
     if at is None:
-        return {layer: list(_numpy(a).reshape(*shape, -1)) for layer, a in activations.items()}
+        return {layer: list(to_numpy(a).reshape(*shape, -1)) for layer, a in activations.items()}
     places = torch.tensor(np.concatenate([row * shape[1] + positions for row, positions in enumerate(at)]))
     ends = np.cumsum([len(positions) for positions in at])[:-1]
     return {
-        layer: np.split(_numpy(a.reshape(-1, a.shape[-1]).index_select(0, places.to(a.device))), ends)
+        layer: np.split(to_numpy(a.reshape(-1, a.shape[-1]).index_select(0, places.to(a.device))), ends)
         for layer, a in activations.items()
     }
 
 
-def _numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:
+def to_numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:
     return tensor.detach().to("cpu", torch.float32).numpy()

@@ -13,6 +13,7 @@ from .faults import Skipped
 from .models import Model, load_model
 from .options import CaptureOptions
 from .plan import Plan, byte_budget, make_plan
+from .procedure import choose
 from .prompts import Prompt, prompts_from
 from .registration import complete, newest_key, register, run_key, run_row
 from .shards import Shard
@@ -111,8 +112,15 @@ def capture_plan(
     key = run_key(model, plan, options)
     if options.force or not (log.exists() and newest_key(log.snapshot(), key)):
         check_space(location, model, plan, options)
-    key, reservation = register(log, key, run_row(model, plan, options), len(plan.works), force=options.force)
-    units = Units(log, model, plan, options, reservation, on_progress)
+    key, reservation, procedure = register(
+        log,
+        key,
+        run_row(model, plan, options),
+        len(plan.works),
+        lambda: choose(model, plan.layers, options),
+        force=options.force,
+    )
+    units = Units(log, model, plan, options, reservation, procedure, on_progress)
     done = units.do()
     if done.issuperset(reservation.generation_ids):
         complete(log, key, reservation.run_id)

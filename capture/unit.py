@@ -10,13 +10,20 @@ from .lens import of_stream
 from .models import Model
 from .options import CaptureOptions
 from .plan import Plan, Work
+from .procedure import Procedure
 from .replay import Recorded, replay, replay_encoder
+from .steps import write_and_record
 
 
 def capture_unit(
-    model: Model, works: Sequence[Work], plan: Plan, options: CaptureOptions, reservation: Reservation
+    model: Model,
+    works: Sequence[Work],
+    plan: Plan,
+    options: CaptureOptions,
+    reservation: Reservation,
+    procedure: Procedure,
 ) -> list[CapturedGeneration]:
-    """Generate and replay one batch; nothing is written."""
+    """Generate and replay one batch, or record it as it is generated; nothing is written."""
     prompts, stream = [work.token_ids for work in works], of_stream(plan.layers, options)
     layers = plan.layers if options.records("activations") else ()
     if not model.anatomy.is_causal:
@@ -37,21 +44,34 @@ def capture_unit(
             for work, what in zip(works, texts, strict=True)
         ]
     room = works[0].max_new_tokens
-    completions = [list(work.completion_ids) for work in works]
-    if room:
-        completions = continuations(model, prompts, room, options.sampling, [work.prompt_index for work in works])
-    recorded = replay(
-        model,
-        [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)],
-        [len(prompt) for prompt in prompts],
-        layers=layers,
-        gradients=options.target,
-        scores=options.records("gradient_scores"),
-        gradient_tokens=options.gradient_tokens,
-        stream=stream,
-        neurons=plan.neurons,
-        positions=plan.positions,
-    )
+    indices = [work.prompt_index for work in works]
+    if room and procedure.records_steps:
+        completions, recorded = write_and_record(
+            model,
+            prompts,
+            room,
+            options.sampling,
+            indices,
+            layers=layers,
+            neurons=plan.neurons,
+            positions=plan.positions,
+        )
+    else:
+        completions = [list(work.completion_ids) for work in works]
+        if room:
+            completions = continuations(model, prompts, room, options.sampling, indices)
+        recorded = replay(
+            model,
+            [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)],
+            [len(prompt) for prompt in prompts],
+            layers=layers,
+            gradients=options.target,
+            scores=options.records("gradient_scores"),
+            gradient_tokens=options.gradient_tokens,
+            stream=stream,
+            neurons=plan.neurons,
+            positions=plan.positions,
+        )
     return [
         _captured_generation(model, work, completion, what, plan, options, reservation)
         for work, completion, what in zip(works, completions, recorded, strict=True)

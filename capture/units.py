@@ -12,6 +12,7 @@ from .faults import OF_MODEL, OF_WRITING, Skips, by_halves, free_memory, not_fin
 from .models import Model
 from .options import CaptureOptions
 from .plan import Plan, Work
+from .procedure import Procedure
 from .registration import CapturedIds, commit_unit
 from .unit import capture_unit
 
@@ -40,11 +41,13 @@ class Units:
         plan: Plan,
         options: CaptureOptions,
         reservation: Reservation,
+        procedure: Procedure,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self._started, self._on_progress = time.monotonic(), on_progress
-        self._log, self._model, self._plan, self._options, self._reservation = log, model, plan, options, reservation
-        self._units = deque(options.part.units(plan.units(options)))
+        self._log, self._model, self._plan, self._options = log, model, plan, options
+        self._reservation, self._procedure = reservation, procedure
+        self._units = deque(options.part.units(plan.units(options, procedure)))
         self._works = {work.prompt_index: work for unit in self._units for work in unit}
         self._wanted = {reservation.first_generation_id + prompt_index for prompt_index in self._works}
         self._captured = CapturedIds(log.location, reservation)
@@ -84,7 +87,7 @@ class Units:
         return [work for work in unit if first + work.prompt_index not in self._done]
 
     def _capture(self, works: Sequence[Work]) -> list[CapturedGeneration]:
-        return capture_unit(self._model, works, self._plan, self._options, self._reservation)
+        return capture_unit(self._model, works, self._plan, self._options, self._reservation, self._procedure)
 
     def _write(self, generations: Sequence[CapturedGeneration]) -> "_Written":
         """Write and commit, in a thread of its own."""

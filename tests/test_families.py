@@ -10,10 +10,20 @@ import numpy as np
 import pytest
 import torch
 from actlake.capture import Model, load_model
+from actlake.capture.generate import Sampling, continuations
+from actlake.capture.replay import replay
+from actlake.capture.steps import steps_agree, write_and_record
 from actlake.store import RECORDS
 from families import DECODERS, Family
 
 pytestmark = pytest.mark.slow
+
+REPLAYED = {
+    "bamba": "gives logits of the prompts' last position alone",
+    "falcon_h1": "gives logits of the prompts' last position alone",
+    "openai-gpt": "has no key-value cache",
+}
+"""Families that are not recorded as they write, and why."""
 
 PROMPTS = [" 1, 2, 3,", "The countries of the European", "a"]
 
@@ -99,3 +109,26 @@ def test_hidden_states_are_those_of_transformers_and_the_last_layer_says_what_th
             np.stack(last["top_probabilities"]), probabilities.topk(10).values, rtol=1e-3, atol=1e-6
         )
         assert last["rank"][:-1].tolist() == generation.tokens["rank"][1:].tolist()
+
+
+def test_what_is_recorded_while_text_is_written_is_what_the_replay_records_or_it_is_not_relied_on(
+    family: tuple[Model, actlake.Store],
+) -> None:
+    model, _ = family
+    proved = model.network.config.model_type not in REPLAYED
+    assert steps_agree(model) == proved
+    if not proved:
+        return
+    prompts = [model.tokenizer(text)["input_ids"] for text in [" 1, 2, 3, 4, 5, 6", *PROMPTS]]
+    layers, sampling = range(model.anatomy.n_layers), Sampling(temperature=0.7, seed=3)
+    written, stepped = write_and_record(model, prompts, 12, sampling, range(4), layers=layers)
+    assert written == continuations(model, prompts, 12, sampling, range(4))
+    texts = [[*prompt, *completion] for prompt, completion in zip(prompts, written, strict=True)]
+    whole = replay(model, texts, [*map(len, prompts)], layers=layers, gradients=None, gradient_tokens="auto")
+    for one, other in zip(stepped, whole, strict=True):
+        pairs = [(one.activations[layer], other.activations[layer]) for layer in layers]
+        for a, b in [*pairs, (one.embeddings, other.embeddings), (one.logprob, other.logprob)]:
+            assert a.shape == b.shape
+            assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+        np.testing.assert_allclose(one.entropy, other.entropy, atol=1e-4)
+        np.testing.assert_array_equal(one.rank, other.rank)

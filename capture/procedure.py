@@ -1,0 +1,43 @@
+"""How a run is done, beside what it is: how large its batches are, and whether text is recorded as it is written.
+
+Both bear on the last bits of values, and one depends on the memory that is free. So they are chosen when the run registers
+and kept with it, and whoever does a part of it later, or beside others, does it the same way.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from . import memory
+from .models import Model
+from .options import CaptureOptions
+from .steps import steps_suffice
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """The most tokens and texts of a batch whose size is "auto"; and whether written text is recorded in the steps that
+    write it, not replayed. The defaults are those of runs that say nothing, which were registered before they could.
+    """
+
+    batch_tokens: int = 512
+    batch_texts: int = 32
+    records_steps: bool = False
+
+    def beside(self, generation_config: str) -> str:
+        """A run's `generation_config` with the procedure in it."""
+        return json.dumps(json.loads(generation_config) | asdict(self))
+
+
+def choose(model: Model, layers: Sequence[int], options: CaptureOptions) -> Procedure:
+    """The procedure of a new run. Costs a few forward passes over a few tokens, which prove that it may be chosen."""
+    if options.target is not None or not model.anatomy.is_causal:
+        return Procedure()
+    return Procedure(*memory.batch_limits(model, len(layers)), records_steps=steps_suffice(model, options))
+
+
+def of_run(row: Mapping[str, Any]) -> Procedure:
+    """The procedure that a row of `runs` keeps."""
+    kept = json.loads(row["generation_config"])
+    return Procedure(**{field.name: kept[field.name] for field in fields(Procedure) if field.name in kept})
