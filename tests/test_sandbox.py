@@ -33,11 +33,21 @@ from actlake.errors import (
     QueryError,
     QueryStopped,
 )
-from actlake.queries import Limits, confine, parse_bytes, sandbox
+from actlake.queries import Limits, confine, sandbox
 from actlake.queries.connection import Database, empty_files
 from actlake.queries.files import StoreFiles
 from actlake.queries.sandbox_child import lock_settings
-from actlake.store import CapturedGeneration, CapturedTokens, Commit, Footers, Location, Log, Reservation, write_shard
+from actlake.store import (
+    CapturedGeneration,
+    CapturedTokens,
+    Commit,
+    Footers,
+    Location,
+    Log,
+    Reservation,
+    parse_bytes,
+    write_shard,
+)
 from click.testing import CliRunner
 
 SECRET = "what lies outside"
