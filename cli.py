@@ -163,7 +163,12 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True)
 @click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", help="Texts at once.")
 @click.option("--ffn", metavar="PATTERN", help="The FFNNs' output projections, where they are not to be searched.")
-@click.option("--device", default="auto", show_default=True, help="Where the model computes: cpu, cuda, …")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the model computes: cpu, cuda, cuda:1, or balanced (all).",
+)
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
 )

@@ -143,7 +143,8 @@ def layer_predictions(
             if layer == model.anatomy.n_layers - 1:
                 said = logits.flatten(0, 1)[some]
             else:
-                hidden = stream.states[layer].reshape(batch * width, -1)[some]
+                states = stream.states[layer].reshape(batch * width, -1)
+                hidden = states[some.to(states.device)]
                 said = head_logits(model.network, model.anatomy, stream, hidden, wanted.lens)
             parts.append(_predictions(said, of_some))
         rank, probability, top_ids, top_probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))

@@ -42,7 +42,8 @@ def gradient_tokens(model: Model, width: int) -> int:
 
 def _fitting(model: Model, bytes_each: int, most: int) -> int:
     """How many fit into half of what is free, at most so many: a power of two."""
-    free = free_bytes(model.device)
+    known = [free for free in map(free_bytes, {model.device, torch.device("cpu")}) if free is not None]
+    free = min(known, default=None)
     fitting = most if free is None else min(most, free // 2 // bytes_each)
     return 1 << max(0, fitting.bit_length() - 1)
 

@@ -23,6 +23,7 @@ from transformers import (
 from ..errors import ActlakeError, InvalidOption, ModelNotFound, ModelRefused
 from . import builtin
 from .anatomy import Anatomy, check_pattern, find_anatomy
+from .devices import BALANCED, device_of
 from .proof import check_anatomy
 from .quiet import quiet
 from .text import TokenText
@@ -51,7 +52,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        """Where its input goes: the embedding's device, of several."""
+        return next(self.network.get_submodule(self.anatomy.embedding).parameters()).device
 
     @property
     def dtype(self) -> str:
@@ -108,13 +110,14 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto", ffn: s
     """The model that `name` says: `smollm2-135m`, a local folder, a .gguf file, or a Hugging Face id.
 
     Weights are read from safetensors or GGUF only, and no code of the model's is run. `device="auto"` takes CUDA where
-    there is one; `dtype="auto"` computes in float32 on a CPU and in the checkpoint's type on an accelerator. `ffn` names
-    the output projections of the FFNNs by hand, as `model.layers.{i}.mlp.down_proj`; they are proved all the same.
+    there is one, `"balanced"` all of them together, each with some of the blocks (Accelerate's device map). `dtype="auto"`
+    computes in float32 on a CPU and in the checkpoint's type on an accelerator. `ffn` names the output projections of the
+    FFNNs by hand, as `model.layers.{i}.mlp.down_proj`; they are proved all the same.
     Raises ModelNotFound, ModelRefused (the check of `proof`), or InvalidOption.
     """
-    where = _device(device)
+    where = device_of(device)
     types: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    automatic = torch.float32 if where.type == "cpu" else "auto"
+    automatic = torch.float32 if where == torch.device("cpu") or not torch.accelerator.is_available() else "auto"
     if dtype != "auto" and dtype not in types:
         raise InvalidOption("dtype", dtype, f"choose auto or one of {', '.join(types)}")
     if ffn is not None:
@@ -122,13 +125,17 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto", ffn: s
     source, more = _source(name)
     with quiet():
         try:
-            network, is_causal = _network(name, source, types.get(dtype, automatic), more)
+            network, is_causal = _network(name, source, types.get(dtype, automatic), where, more)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **more)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             if isinstance(error, ActlakeError):
                 raise
             raise ModelNotFound(name, _problem(error)) from error
-    network.eval().requires_grad_(False).to(where)
+    network.eval().requires_grad_(False)
+    if where is not None:
+        network.to(where)
+    elif any(parameter.is_meta for parameter in network.parameters()):
+        raise ModelRefused(name, "the devices together have no room for it (device=balanced)")
     with quiet():
         anatomy = _proved_anatomy(network, name, ffn, is_causal)
     if not is_causal:
@@ -138,7 +145,9 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto", ffn: s
     return Model(name, network, tokenizer, anatomy, ends)
 
 
-def _network(name: str, source: str | Path, dtype: Any, more: dict[str, Any]) -> tuple[Any, bool]:
+def _network(
+    name: str, source: str | Path, dtype: Any, where: torch.device | None, more: dict[str, Any]
+) -> tuple[Any, bool]:
     """The network that is recorded, and whether it is causal: a decoder, a masked language model, an encoder whose
     checkpoint has no head for that, or the encoder of an encoder–decoder."""
     from_gguf = "gguf_file" in more
@@ -154,6 +163,7 @@ def _network(name: str, source: str | Path, dtype: Any, more: dict[str, Any]) ->
         use_safetensors=None if from_gguf else True,
         trust_remote_code=False,
         output_loading_info=True,
+        device_map=BALANCED if where is None else None,
         **more,
     )
     missing = sorted(info["missing_keys"])
@@ -221,15 +231,6 @@ def _hub_arguments(name: str) -> dict[str, Any]:
     if not on_hub and not cached:
         raise ModelNotFound(name, f"it is not a folder or file here, and the model hub has no such model; {_ADVICE}")
     return {}
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidOption("device", device, str(error).splitlines()[0]) from error
 
 
 def _problem(error: Exception) -> str:

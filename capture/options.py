@@ -45,7 +45,8 @@ class CaptureOptions:
     precision       what recorded vectors are rounded to
     batch_size      texts at once, or "auto": as many as fit into half of the memory that is free, up to where more gain little
     ffn             the FFNNs' output projections, where they are not to be searched: model.layers.{i}.mlp.down_proj
-    device, dtype   where and in what type the model computes; "auto" is CUDA and the checkpoint's type, else CPU and float32
+    device, dtype   where and in what type the model computes; "auto" is CUDA and the checkpoint's type, else CPU and float32;
+                    "balanced" is all accelerators together, each with some of the blocks
     temperature     0 is greedy; greater values draw, by `seed`, from the `top_k` likeliest tokens (0: all) that
                     together have probability `top_p`
     chat            put each prompt into the model's chat template, as a user's message

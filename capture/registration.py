@@ -19,6 +19,7 @@ import torch
 
 from ..store import CapturedGeneration, Commit, DataFile, Location, Log, Reader, Reservation, Snapshot, write_table
 from ..store.schema import RUNS
+from .devices import name_of_devices
 from .models import Model
 from .options import OF_A_CALL, CaptureOptions
 from .plan import Plan, Work
@@ -52,7 +53,7 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
         of_prompts.update(f"{json.dumps({**work.prompt.record, **work.prompt.metadata})}\n".encode())
     given = {each.name: getattr(options, each.name) for each in fields(options) if each.name not in OF_A_CALL}
     beside = {
-        "device": str(device),
+        "device": name_of_devices(model.network),
         **({"device_name": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         "attn_implementation": getattr(model.network.config, "_attn_implementation", None),
         "options": {

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..store import CapturedPredictions, GradientTarget, Positions
 from . import memory
+from .devices import HostCopies
 from .float32 import in_float32
 from .gradients import Graph, Output, masked_outputs, output_gradients, target_gradients, written_outputs
 from .lens import layer_predictions
@@ -24,6 +25,9 @@ from .masked import masked_predictions, masked_targets
 from .models import Model
 from .predictions import prediction_columns, predictions
 from .stream import OfStream, Stream, residual_stream
+
+EMBEDDINGS = -1
+"""What stands for the embeddings where other values are by layer."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def replay(
     reading = residual_stream(model.network, model.anatomy, stream.layers)
     with reading as flow, _recording_pass(model, layers, neurons, target) as taps:
         logits = _forward(model, ids, mask)
+    copies = _copies(taps, None if positions.are_all else at)
     of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, stream)
     predicted = [
         predictions(logits[row, : len(text) - 1].detach(), ids[row, 1 : len(text)]) for row, text in enumerate(texts)
@@ -91,8 +96,7 @@ def replay(
         whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
-    embeddings = to_numpy(taps.embedding)
-    activations = _at_positions(taps.activations, None if positions.are_all else at, ids.shape)
+    embeddings, activations = _arrived(copies, None if positions.are_all else at)
     return [
         Recorded(
             embeddings[row, :n],
@@ -132,6 +136,7 @@ def replay_encoder(
     reading = residual_stream(model.network, model.anatomy, stream.layers)
     with reading as flow, _recording_pass(model, layers, neurons, target) as taps:
         logits = _forward(model, ids, mask)
+    copies = _copies(taps, None if positions.are_all else at)
     chosen = [
         masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
         for row, positions in enumerate(masked)
@@ -151,8 +156,7 @@ def replay_encoder(
         whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
-    embeddings = to_numpy(taps.embedding)
-    activations = _at_positions(taps.activations, None if positions.are_all else at, ids.shape)
+    embeddings, activations = _arrived(copies, None if positions.are_all else at)
     return [
         Recorded(
             embeddings[row, :n],
@@ -298,30 +302,45 @@ def _of_flow(
 ) -> list[dict[str, Any]]:
     """For each text what is wanted of the residual stream at its positions; `explained` are the tokens to find among the
     predictions."""
-    states = _at_positions({layer: flow.states[layer] for layer in wanted.states}, at, logits.shape[:2])
+    states = HostCopies(_rows_at({layer: flow.states[layer] for layer in wanted.states}, at, logits.shape[1]))
     said = layer_predictions(model, flow, logits.detach(), explained, at, wanted)
+    by_text = {layer: _by_text(rows, at) for layer, rows in states.arrays().items()}
     return [
         {
-            "hidden_states": {layer: of_texts[row] for layer, of_texts in states.items()},
+            "hidden_states": {layer: of_texts[row] for layer, of_texts in by_text.items()},
             "layer_predictions": said[row],
         }
         for row in range(len(explained))
     ]
 
 
-def _at_positions(
-    activations: dict[int, Tensor], at: Sequence[Int32[np.ndarray, "_"]] | None, shape: Sequence[int]
-) -> dict[int, list[Float32[np.ndarray, "_ neurons"]]]:
-    """Of each layer the rows of each text, at its positions (None: all, padding too); only these leave the device."""
-    if at is None:
-        return {layer: list(to_numpy(a).reshape(*shape, -1)) for layer, a in activations.items()}
-    places = torch.tensor(np.concatenate([row * shape[1] + positions for row, positions in enumerate(at)]))
-    ends = np.cumsum([len(positions) for positions in at])[:-1]
-    return {
-        layer: np.split(to_numpy(a.reshape(-1, a.shape[-1]).index_select(0, places.to(a.device))), ends)
-        for layer, a in activations.items()
+def _copies(taps: Taps, at: Sequence[Int32[np.ndarray, "_"]] | None) -> HostCopies[int]:
+    """What leaves the device: the embeddings, and the activations of each layer, of texts at these positions alone."""
+    kept = taps.activations if at is None else _rows_at(taps.activations, at, taps.embedding.shape[1])
+    return HostCopies({EMBEDDINGS: taps.embedding, **kept})
+
+
+def _arrived(
+    copies: HostCopies[int], at: Sequence[Int32[np.ndarray, "_"]] | None
+) -> tuple[Float32[np.ndarray, "batch pos d_model"], dict[int, list[Float32[np.ndarray, "_ neurons"]]]]:
+    """The embeddings, and by layer the activations of each text: at all positions, padding too, where none are given."""
+    arrays = copies.arrays()
+    embeddings = arrays.pop(EMBEDDINGS)
+    shape = embeddings.shape[:2]
+    return embeddings, {
+        layer: list(a.reshape(*shape, -1)) if at is None else _by_text(a, at) for layer, a in arrays.items()
     }
 
 
-def to_numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:
-    return tensor.detach().to("cpu", torch.float32).numpy()
+def _rows_at(
+    tensors: Mapping[int, Tensor], at: Sequence[Int32[np.ndarray, "_"]], width: int
+) -> dict[int, Float[Tensor, "rows _"]]:
+    """Of each layer the rows of the texts' positions, one text after the other; texts are `width` long."""
+    places = torch.tensor(np.concatenate([row * width + positions for row, positions in enumerate(at)]))
+    return {layer: a.reshape(-1, a.shape[-1]).index_select(0, places.to(a.device)) for layer, a in tensors.items()}
+
+
+def _by_text(
+    rows: Float32[np.ndarray, "rows width"], at: Sequence[Int32[np.ndarray, "_"]]
+) -> list[Float32[np.ndarray, "_ width"]]:
+    return np.split(rows, np.cumsum([len(positions) for positions in at])[:-1])

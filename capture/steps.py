@@ -19,11 +19,12 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from ..errors import ActlakeError
 from ..store import Positions
 from .calls import some_tokens
+from .devices import HostCopies
 from .generate import Sampling, generated, until_end
 from .models import Model
 from .options import CaptureOptions
 from .predictions import prediction_columns, predictions
-from .replay import Recorded, Taps, recording, replay, to_numpy
+from .replay import EMBEDDINGS, Recorded, Taps, recording, replay
 
 PROVED_STEPS = 4
 
@@ -135,12 +136,12 @@ class _Steps(StoppingCriteria):
     def recorded(self, lengths: Sequence[int], at: Sequence[Int32[np.ndarray, "_"]]) -> list[Recorded]:
         """The rows, each as long as is said, their activations at these positions; what was kept is let go."""
         widths = [embedding.shape[1] for embedding in self._embeddings]
-        embeddings = to_numpy(torch.cat(self._embeddings, dim=1))
-        activations = {}
+        whole = {EMBEDDINGS: torch.cat(self._embeddings, dim=1)}
         for layer in sorted(self._activations):
             parts = zip(self._activations.pop(layer), widths, strict=True)
-            whole = torch.cat([part.reshape(len(lengths), width, -1) for part, width in parts], dim=1)
-            activations[layer] = to_numpy(whole)  # (batch, positions, d_ff)
+            whole[layer] = torch.cat([part.reshape(len(lengths), width, -1) for part, width in parts], dim=1)
+        activations = HostCopies(whole).arrays()  # (batch, positions, d_ff)
+        embeddings = activations.pop(EMBEDDINGS)
         written = torch.stack(self._written, dim=1)  # (3, steps, batch)
         return [
             Recorded(
