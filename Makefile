@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS := -n auto --maxprocesses 8 --dist loadfile  # a process for each core, each with one thread
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test check bench docs clean
@@ -14,13 +15,13 @@ test: $(VENV)/.dev browser  ## Everything that CI runs.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 check: $(VENV)/.dev  ## Lint, types, import contracts and the fast tests: about a minute.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow and not browser" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not browser" $(WORKERS) $(ARGS)
 
 bench: $(VENV)/.dev  ## Measure, on the built-in model; docs/benchmarks.md has what was seen (half an hour, 30 GB of disk).
 	$(BIN)/python benchmarks/main_job.py

@@ -70,7 +70,8 @@ class Report:
         if self.problems:
             plural = "s" * (len(self.problems) != 1)
             return f"{len(self.problems)} problem{plural} at commit {self.version}:"
-        leftovers = f"; {len(self.unreferenced)} files that no commit names (harmless)" if self.unreferenced else ""
+        left = len(self.unreferenced)
+        leftovers = f"; {left} file{'s' * (left != 1)} that no commit names (harmless)" if left else ""
         return (
             f"ok: commit {self.version}, {self.n_generations} generations in {self.n_files} files, "
             f"{self.n_bytes / 1e6:.1f} MB{leftovers}"
