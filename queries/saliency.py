@@ -62,9 +62,7 @@ def saliency_matrix(
     return SaliencyMatrix(scores, method)
 
 
-def saliency_of_scores(
-    scores: Sequence[Float32[np.ndarray, "inputs"]], n_tokens: int, method: Method
-) -> SaliencyMatrix:
+def saliency_of_scores(scores: Sequence[Float32[np.ndarray, "_"]], n_tokens: int, method: Method) -> SaliencyMatrix:
     """The same from scores that were kept in place of gradients, `scores[r]` those of one output position."""
     matrix = np.zeros((len(scores), max([n_tokens - 1, *map(len, scores)])))
     for row, of_output in zip(matrix, scores, strict=True):

@@ -252,19 +252,22 @@ class Reader:
         keys = [name for name in wanted if name not in columns]
         footer = self._footer(file)
         groups = np.flatnonzero(_may_hold(footer, wanted)).tolist()
+        table, names = TABLES[file.table], [*columns, *keys]
+        if all(table.column(name).since > 1 for name in names):  # a file that has none of them still has rows
+            names.append(table.key[0])
         try:
             with opened_file(self.location, file.path) as source:
                 parquet = pq.ParquetFile(source, metadata=footer.metadata)
                 # a page that says of itself that it has more values than its chunk would shift those of the next group
-                apart = any(column.nullable for column in TABLES[file.table].columns) and len(groups) > 1
+                apart = any(column.nullable for column in table.columns) and len(groups) > 1
                 parts = [[group] for group in groups] if apart else [groups]
-                there = pa.concat_tables(parquet.read_row_groups(part, columns=[*columns, *keys]) for part in parts)
+                there = pa.concat_tables(parquet.read_row_groups(part, columns=names) for part in parts)
         except ActlakeError:
             raise
         except (pa.ArrowInvalid, OSError) as error:
             raise self.location.read_error(file.path, error) from error
         self._check_lists(file, there, footer.metadata, groups)
-        rows = _with_later_columns(there, TABLES[file.table], [*columns, *keys])
+        rows = _with_later_columns(there, table, names)
         for name, value in wanted.items():
             first, last = _bounds(value)
             values = rows[name].to_numpy()

@@ -44,5 +44,5 @@ def test_copies_on_the_host_are_the_values_as_float32(dtype: torch.dtype) -> Non
 
 
 def test_a_device_that_is_not_there_is_named_beside_what_there_may_be(toy_folder: Path) -> None:
-    with pytest.raises(InvalidOption, match="nowhere.*balanced"):
+    with pytest.raises(InvalidOption, match=r"nowhere.*balanced"):
         load_model(str(toy_folder), device="nowhere")

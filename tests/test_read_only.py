@@ -56,7 +56,7 @@ def test_a_read_only_store_answers_and_says_that_it_cannot_be_written(store: Pat
         )
     before = sorted(store.rglob("*"))
     answers = said(confined, store)
-    assert answers[: len(READS)] == [{"gives": value} for value in ([[4 * 7 * 2 * 12]], [7, 24], [True, 6], 2)]
+    assert answers[: len(READS)] == [{"gives": value} for value in ([[4 * 7 * 2 * 12]], [7, 24], [True, 8], 2)]
     for call, answer in zip(WRITES, answers[len(READS) :], strict=True):
         assert answer["error"] == "StoreReadOnly", call
         assert answer["says"].startswith("the store cannot be written ("), call
