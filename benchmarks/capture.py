@@ -210,9 +210,7 @@ def peak_bytes(model: str, store: str, n: int) -> int:
     texts = some_prompts(loaded, n)
     prompts = [Prompt(text, "a prompt", generate=number % 2 == 0) for number, text in enumerate(texts)]
     capture_plan(Location.of(store), loaded, make_plan(loaded, prompts, options), options)
-    lines = (
-        Path("/proc/self/status").read_text().splitlines()
-    )  # getrusage would count the process that started this one
+    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage would count the parent's
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
