@@ -26,8 +26,11 @@ def capture_unit(
     """Generate and replay one batch, or record it as it is generated; nothing is written."""
     prompts, stream = [work.token_ids for work in works], of_stream(plan.layers, options)
     layers = plan.layers if options.records("activations") else ()
+    room = works[0].max_new_tokens
+    indices = [work.prompt_index for work in works]
+    completions = [list(work.completion_ids) for work in works]
     if not model.anatomy.is_causal:
-        texts = replay_encoder(
+        recorded = replay_encoder(
             model,
             prompts,
             [work.targets for work in works],
@@ -39,13 +42,7 @@ def capture_unit(
             neurons=plan.neurons,
             positions=plan.positions,
         )
-        return [
-            _captured_generation(model, work, [], what, plan, options, reservation)
-            for work, what in zip(works, texts, strict=True)
-        ]
-    room = works[0].max_new_tokens
-    indices = [work.prompt_index for work in works]
-    if room and procedure.records_steps:
+    elif room and procedure.records_steps:
         completions, recorded = write_and_record(
             model,
             prompts,
@@ -57,7 +54,6 @@ def capture_unit(
             positions=plan.positions,
         )
     else:
-        completions = [list(work.completion_ids) for work in works]
         if room:
             completions = continuations(model, prompts, room, options.sampling, indices)
         recorded = replay(

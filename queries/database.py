@@ -25,6 +25,7 @@ from ..store import (
     shapes,
 )
 from ..store.neurons import Some, some_neurons, with_neurons
+from ..store.shapes import shape_of
 from .catalog import dot_command
 from .connection import Database, empty_files
 from .export import export
@@ -227,7 +228,7 @@ class Store:
         row = rows[0]
         (run,) = self._reader.rows(self.snapshot, "runs", run_id=row["run_id"]).to_pylist()
         layers = tuple(json.loads(run["generation_config"])["layers"])
-        shape = shapes(self.snapshot, self._reader)[row["run_id"]]
+        shape = shape_of(run)
         return Generation(
             **{**row, "metadata": json.loads(row["metadata"]), "source": json.loads(row["source"] or "null")},
             model=run["model"],

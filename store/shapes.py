@@ -2,8 +2,9 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .log import DataFile, Snapshot
 from .reader import Reader
@@ -28,14 +29,16 @@ class Shape:
 def shapes(snapshot: Snapshot, reader: Reader) -> dict[int, Shape]:
     """The shape of each run, by its number."""
     columns = ["run_id", "d_model", "d_ff", "recorded", "generation_config"]
-    found = {}
-    for row in reader.rows(snapshot, RUNS.name, columns=columns).to_pylist():
-        config = json.loads(row["generation_config"])
-        layers = config["layers"] if "activations" in row["recorded"] else ()
-        neurons = config.get("neurons")
-        some = None if neurons is None else tuple(sorted(neurons))
-        found[row["run_id"]] = Shape(row["d_model"], row["d_ff"], tuple(sorted(layers)), some)
-    return found
+    return {row["run_id"]: shape_of(row) for row in reader.rows(snapshot, RUNS.name, columns=columns).to_pylist()}
+
+
+def shape_of(run: Mapping[str, Any]) -> Shape:
+    """The shape that a row of `runs` tells."""
+    config = json.loads(run["generation_config"])
+    layers = config["layers"] if "activations" in run["recorded"] else ()
+    neurons = config.get("neurons")
+    some = None if neurons is None else tuple(sorted(neurons))
+    return Shape(run["d_model"], run["d_ff"], tuple(sorted(layers)), some)
 
 
 def run_of(snapshot: Snapshot, file: DataFile) -> int:
