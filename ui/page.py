@@ -9,38 +9,94 @@ from pathlib import Path
 from typing import Any
 
 import panel as pn
+import param
 from markupsafe import Markup
 from panel.io.location import Location
 
 from .strip import STATIC
 
 PAGE_HTML = STATIC / "page.html"
+PAGE_JS = STATIC / "page.js"
+THEME_CSS = STATIC / "theme.css"
+FRAME_CSS = STATIC / "frame.css"
 PAGE_CSS = STATIC / "page.css"
 CONTROL_CSS = STATIC / "control.css"
+
+NAVIGATION = {"Corpus": "/"}
+"""What the header links to, of the routes in `app.PAGES`. Links are relative, so that a proxy may put the app in a folder."""
 
 
 def page(title: str, *parts: Any) -> pn.Template:
     """A whole page: the header, and `parts` one under another."""
-    template = pn.Template(PAGE_HTML.read_text(encoding="utf-8"), location=True)
+    template = pn.Template(css(PAGE_HTML), location=True)
+    route = f"/{address_bar().pathname.rpartition('/')[2]}"
+    texts = {"theme_css": THEME_CSS, "frame_css": FRAME_CSS, "page_js": PAGE_JS}
+    for name, path in texts.items():
+        template.add_variable(name, css(path))
     template.add_variable("page_title", title)
-    template.add_variable("page_css", css(PAGE_CSS))
+    template.add_variable("places", _places(route))
     template.add_panel("main", pn.Column(*parts, sizing_mode="stretch_width", margin=0))
     return template
 
 
 def html(markup: Markup, **options: Any) -> pn.pane.HTML:
     """A pane of markup; takes Markup only, so that a bare text cannot slip through unescaped."""
-    return pn.pane.HTML(str(markup), sizing_mode="stretch_width", margin=0, stylesheets=[css(PAGE_CSS)], **options)
+    given = {"sizing_mode": "stretch_width", "margin": 0, "stylesheets": [css(PAGE_CSS)]}
+    return pn.pane.HTML(str(markup), **(given | options))
 
 
 def problem(sentence: str) -> Markup:
     """One clear line that says what went wrong, with the way back."""
-    return Markup('<p class="problem" role="alert">{} <a href="/">Back to the corpus</a></p>').format(sentence)
+    return Markup('<p class="problem" role="alert">{} <a href="./">Back to the corpus</a></p>').format(sentence)
+
+
+class CopyAs(pn.viewable.Viewer):
+    """Buttons that copy what reproduces a view; `python` and `sql` may be set again when the view changes, "" hides a button."""
+
+    python = param.String(default="")
+    sql = param.String(default="")
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)  # type: ignore[no-untyped-call]  # Panel does not annotate it
+        self._pane = html(_copies(self.python, self.sql), margin=(10, 0, 0, 0))
+        self.param.watch(self._draw, ["python", "sql"])
+
+    def __panel__(self) -> pn.pane.HTML:
+        return self._pane
+
+    def _draw(self, *events: object) -> None:
+        self._pane.object = str(_copies(self.python, self.sql))
+
+
+def copy_as(*, python: str = "", sql: str = "") -> CopyAs:
+    """A line with "copy as Python" and "copy as SQL", each there if it has a text."""
+    return CopyAs(python=python, sql=sql)
+
+
+def _copies(python: str, sql: str) -> Markup:
+    texts = {"copy as Python": python, "copy as SQL": sql}
+    buttons = Markup("").join(
+        Markup('<button type="button" data-copy="{}">{}</button>').format(text, name)
+        for name, text in texts.items()
+        if text
+    )
+    return Markup(
+        '<div class="copies">{}<output aria-live="polite"></output><textarea hidden readonly spellcheck="false"></textarea></div>'
+    ).format(buttons)
+
+
+def _places(route: str) -> Markup:
+    return Markup("").join(
+        Markup('<a href="./{}"{}>{}</a>').format(
+            path.removeprefix("/"), Markup(' aria-current="page"') if path == route else "", name
+        )
+        for name, path in NAVIGATION.items()
+    )
 
 
 @cache
 def css(path: Path) -> str:
-    """A stylesheet's text, read once."""
+    """The text of a file beside this one, read once."""
     return path.read_text(encoding="utf-8")
 
 
