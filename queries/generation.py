@@ -78,6 +78,14 @@ class Generation:
         unless the run was told otherwise."""
         return self._positions.of(self.n_prompt_tokens, self.n_tokens)
 
+    @property
+    def output_positions(self) -> tuple[int, ...]:
+        """The positions that gradients explain, ascending, one for each row of `saliency()`: those that the model wrote, or
+        those that were masked; none where no gradients were recorded."""
+        if not self.recorded & {"gradients", "gradient_scores"}:
+            return ()
+        return tuple(self._n_inputs())
+
     def activations(self, layers: Sequence[int] | None = None) -> Float32[np.ndarray, "positions neurons"]:
         """Activations, [positions, layers × neurons], layer after layer in the order asked for (all, ascending, unless told); one
         that is named twice is there once.

@@ -130,6 +130,6 @@ def test_the_wheel_works_in_an_empty_environment_from_another_folder(tmp_path: P
         "actlake/py.typed",
         "actlake/capture/demo.jsonl",
         "actlake/queries/views.sql",
-        "actlake/ui/static/strip.js",
+        "actlake/ui/static/draw.js",
     } <= set(files)
     assert not [name for name in files if "test" in name or "bench" in name]

@@ -1,8 +1,19 @@
-"""The app: what a store holds, seen in a browser.
+"""The app, notebooks and saved pages: what a store holds, seen in a browser.
 
-`serve` is the one door. Importing this package imports Panel, so nothing else in actlake imports it before it must.
+`serve` and `Server` are the app's door, and importing them imports Panel; a notebook's drawings need none of it.
 """
 
-from .app import Server, serve
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .app import Server, serve
 
 __all__ = ["Server", "serve"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from . import app
+
+        return getattr(app, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

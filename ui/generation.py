@@ -16,8 +16,9 @@ from markupsafe import Markup
 from ..errors import ActlakeError, InvalidOption, number_ranges
 from ..queries import METHODS, Generation, Method, Store
 from .address import MAX_FACTORS, GenerationAddress, View, parse_layers
+from .drawing import Drawing
 from .page import CONTROL_CSS, address_bar, css, html, page, problem
-from .strip import TokenStrip, factors_payload, saliency_payload
+from .strip import factors_payload, saliency_payload
 
 METHOD_NAMES: dict[Method, str] = {
     "grad_x_input": "gradient × input, L2 norm",
@@ -45,7 +46,9 @@ def generation_page(store: Store) -> pn.Template:
 
     def move(**changes: Any) -> None:
         nonlocal address
-        address = replace(address, **changes)
+        if (moved := replace(address, **changes)) == address:
+            return
+        address = moved
         location.search = address.query()
         tabs.object = str(view_tabs(address))
 
@@ -61,9 +64,7 @@ def generation_page(store: Store) -> pn.Template:
 
 def saliency_view(generation: Generation, address: GenerationAddress, move: Callable[..., None]) -> list[Any]:
     """The method to choose, and the strip."""
-    strip = TokenStrip(
-        output=address.output, detailed=address.detail, sizing_mode="stretch_width", margin=0, min_height=120
-    )
+    strip = Drawing(state={"output": address.output, "detailed": address.detail})
     method = pn.widgets.Select(
         label="method",
         options={METHOD_NAMES[name]: name for name in METHODS},
@@ -79,15 +80,16 @@ def saliency_view(generation: Generation, address: GenerationAddress, move: Call
     desk = Desk(strip, work, "Working out saliency …")
     method.param.watch(lambda event: move(method=event.new), "value")
     method.param.watch(desk.start, "value")
-    strip.param.watch(lambda event: move(output=event.new), "output")
-    strip.param.watch(lambda event: move(detail=event.new), "detailed")
+    strip.param.watch(
+        lambda event: move(output=event.new.get("output"), detail=bool(event.new.get("detailed"))), "state"
+    )
     pn.state.onload(desk.start)
     return [_controls(method, desk.status), desk.trouble, strip]
 
 
 def factors_view(generation: Generation, address: GenerationAddress, move: Callable[..., None]) -> list[Any]:
     """How many factors, of which layers, and the strip."""
-    strip = TokenStrip(factor=address.factor, sizing_mode="stretch_width", margin=0, min_height=120)
+    strip = Drawing(state={"factor": address.factor})
     k = pn.widgets.IntInput(
         label="factors (k)",
         value=_k(generation, address),
@@ -115,13 +117,13 @@ def factors_view(generation: Generation, address: GenerationAddress, move: Calla
             move(k=k.value, layers=parse_layers(layers.value or ""), factor=None)
         except ActlakeError:
             return  # the desk says what is wrong; the address stays at the last good choice
-        strip.factor = None
+        strip.state = {"factor": None}
 
     desk = Desk(strip, work, "Factorising …")
     for control in (k, layers):
         control.param.watch(choose, "value")
         control.param.watch(desk.start, "value")
-    strip.param.watch(lambda event: move(factor=event.new), "factor")
+    strip.param.watch(lambda event: move(factor=event.new.get("factor")), "state")
     pn.state.onload(desk.start)
     return [_controls(k, layers, desk.status), desk.trouble, strip]
 
@@ -129,7 +131,7 @@ def factors_view(generation: Generation, address: GenerationAddress, move: Calla
 class Desk:
     """Where one strip's work is done: in a thread, a piece at a time; only the newest request's result is shown."""
 
-    def __init__(self, strip: TokenStrip, work: Callable[[], dict[str, Any]], doing: str) -> None:
+    def __init__(self, strip: Drawing, work: Callable[[], dict[str, Any]], doing: str) -> None:
         self.strip = strip
         self.status = html(Markup(""), align="end")
         self.trouble = html(Markup(""), visible=False)
@@ -226,9 +228,9 @@ def _k(generation: Generation, address: GenerationAddress) -> int:
 
 def _check_pins(generation: Generation, address: GenerationAddress) -> None:
     """Raises InvalidOption when the address pins what the generation has not."""
-    outputs = range(max(generation.n_prompt_tokens, 1), generation.n_tokens)
+    outputs = generation.output_positions
     if address.output is not None and address.output not in outputs:
-        there = f"choose from {outputs.start} to {outputs.stop - 1}" if outputs else "nothing was generated here"
+        there = f"choose from {number_ranges(outputs)}" if outputs else "nothing was generated here"
         raise InvalidOption("output", address.output, there)
     k = _k(generation, address)
     if address.factor is not None and address.factor >= k:

@@ -215,7 +215,7 @@ def test_other_factors_and_layers_are_worked_out_when_asked_for(page: Page, serv
         ("", "the address of a generation is /generation?id=NUMBER"),
         ("?id=<b>x", "id='<b>x' cannot be used"),
         ("?id=99", "no generation 99"),
-        ("?id=0&output=3", "output=3 cannot be used: choose from 6 to 13"),
+        ("?id=0&output=3", "output=3 cannot be used: choose from 6-13"),
         ("?id=2&output=1", "output=1 cannot be used: nothing was generated here"),
         ("?id=0&view=factors&factor=5", "factor=5 cannot be used: choose from 0 to 4"),
     ],

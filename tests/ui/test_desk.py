@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from actlake.errors import InvalidOption
+from actlake.ui.drawing import Drawing
 from actlake.ui.generation import Desk
-from actlake.ui.strip import TokenStrip
 
 
 def test_only_the_newest_of_three_requests_is_drawn_and_the_middle_one_is_never_worked_on() -> None:
@@ -32,7 +32,7 @@ def test_only_the_newest_of_three_requests_is_drawn_and_the_middle_one_is_never_
         go_on.set()
         await asyncio.gather(first, *later)
 
-    desk = Desk(TokenStrip(), work, "Working …")
+    desk = Desk(Drawing(), work, "Working …")
     asyncio.run(three_requests(desk))
     assert asked == [0, 1]
     assert json.loads(desk.strip.payload) == {"request": 1}
@@ -48,7 +48,7 @@ def test_an_error_takes_the_place_of_the_strip_until_the_next_result() -> None:
             raise result
         return result
 
-    desk = Desk(TokenStrip(), work, "Working …")
+    desk = Desk(Drawing(), work, "Working …")
     asyncio.run(desk.start())
     assert "k=99 cannot be used: &lt;too&gt; large" in desk.trouble.object
     assert (desk.trouble.visible, desk.strip.visible) == (True, False)
@@ -60,7 +60,7 @@ def test_a_failure_that_nobody_foresaw_ends_the_wait_and_is_logged(caplog: pytes
     def work() -> dict[str, Any]:
         raise MemoryError
 
-    desk = Desk(TokenStrip(), work, "Working …")
+    desk = Desk(Drawing(), work, "Working …")
     with caplog.at_level(logging.ERROR):
         asyncio.run(desk.start())
     assert "this could not be worked out" in desk.trouble.object

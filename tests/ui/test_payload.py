@@ -28,7 +28,10 @@ def test_the_shares_that_are_drawn_are_the_shares_of_the_generation(store: actla
     shares = generation.saliency(method)
     drawn = saliency_payload(generation, shares)["saliency"]
     assert drawn["signed"] == (method == "grad_dot_input")
-    np.testing.assert_array_equal(float32(drawn["shares"]).reshape(8, 13), shares.astype(np.float32))
+    assert drawn["outputs"] == list(range(6, 14))
+    drawn_shares = float32(drawn["shares"]).reshape(8, 14)
+    np.testing.assert_array_equal(drawn_shares[:, :13], shares.astype(np.float32))
+    assert not drawn_shares[:, 13].any()
 
 
 def test_the_factors_that_are_drawn_are_the_factors_of_the_generation(store: actlake.Store) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from actlake.ui.strip import STRIP_CSS, STRIP_JS
+from actlake.ui.modules import STATIC, drawing_css, drawing_module
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -24,6 +24,8 @@ def tokens(texts: list[str], n_prompt: int, special: tuple[int, ...] = ()) -> di
         "n_prompt": n_prompt,
         "tokens": {
             "text": texts,
+            "first": list(range(n)),
+            "last": list(range(n)),
             "id": list(range(n)),
             "generated": [i >= n_prompt for i in range(n)],
             "special": [i in special for i in range(n)],
@@ -37,29 +39,30 @@ def tokens(texts: list[str], n_prompt: int, special: tuple[int, ...] = ()) -> di
 def saliency(texts: list[str], n_prompt: int, special: tuple[int, ...] = ()) -> dict[str, Any]:
     """Every output came equally from each token before it."""
     n = len(texts)
-    shares = np.array([[1 / o if i < o else 0 for i in range(n - 1)] for o in range(n_prompt, n)])
-    matrix = {"method": "grad_x_input", "signed": False, "shares": base64_float32(shares)}
-    return tokens(texts, n_prompt, special) | {"saliency": matrix}
+    shares = np.array([[1 / o if i < o else 0 for i in range(n)] for o in range(n_prompt, n)])
+    matrix = {"method": "grad_x_input", "signed": False, "masked": False, "shares": base64_float32(shares)}
+    matrix["outputs"] = list(range(n_prompt, n))
+    return tokens(texts, n_prompt, special) | {"kind": "saliency", "saliency": matrix}
 
 
 def factors(values: np.ndarray) -> dict[str, Any]:
     n, k = values.shape
     matrix = {"k": k, "layers": [0], "error": 0.5, "values": base64_float32(values)}
-    return tokens([f" {i}" for i in range(n)], n // 2) | {"factors": matrix}
+    return tokens([f" {i}" for i in range(n)], n // 2) | {"kind": "factors", "factors": matrix}
 
 
 def draw(page: Page, data: dict[str, Any]) -> None:
     """Draws `data` in an empty page that can reach no server."""
-    page.set_content(f"<!doctype html><style>{STRIP_CSS.read_text('utf-8')}</style><div id='strip'></div>")
+    theme = (STATIC / "theme.css").read_text("utf-8")
+    page.set_content(f"<!doctype html><style>{theme}{drawing_css()}</style><div id='strip'></div>")
     page.evaluate(
         """async ([module, data]) => {
-            const strip = await import(URL.createObjectURL(new Blob([module], {type: "text/javascript"})));
+            const drawing = await import(URL.createObjectURL(new Blob([module], {type: "text/javascript"})));
             window.changes = [];
             const options = {onChange: (change) => window.changes.push(change)};
-            const draw = data.saliency ? strip.saliencyStrip : strip.factorStrip;
-            window.strip = draw(document.getElementById("strip"), data, options);
+            window.drawing = drawing.draw(document.getElementById("strip"), data, options);
         }""",
-        [STRIP_JS.read_text("utf-8"), json.loads(json.dumps(data))],
+        [drawing_module(), json.loads(json.dumps(data))],
     )
 
 

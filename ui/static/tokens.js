@@ -1,0 +1,191 @@
+/** The line of tokens: one box a position, one of them in the tab order, arrow keys between them; and what a token looks like. */
+
+import {node, percent, signedText} from "./base.js";
+
+/** A line of tokens in `strip`. handlers: over(position), out(), press(position), release(), facts(position) → [name, text] rows.
+ *  Gives {element, faces, notes, paint(position, background, ink), note(position, text), mark(position, isPinned)}. */
+export function tokenLine(strip, tokens, handlers) {
+  const line = node("div", "line");
+  line.setAttribute("role", "listbox");
+  line.setAttribute("aria-label", "tokens");
+  const boxes = [], faces = [], notes = [];
+  tokens.text.forEach((text, position) => {
+    const box = node("span", "token");
+    box.dataset.position = String(position);
+    box.setAttribute("role", "option");
+    box.setAttribute("aria-label", `${tokens.first[position]}: ${text}`);
+    box.tabIndex = -1;
+    box.classList.toggle("generated", Boolean(tokens.generated[position]));
+    box.classList.toggle("special", Boolean(tokens.special[position]));
+    const face = node("span", "face");
+    face.append(...pieces(text));
+    const note = node("span", "note");
+    box.append(node("span", "position", String(tokens.first[position])), face, note);
+    const opensLine = /^[\r\n]+[^\r\n]/.test(text);
+    if (opensLine) line.append(node("span", "break"));
+    line.append(box);
+    if (!opensLine && /[\r\n]/.test(text)) line.append(node("span", "break"));
+    boxes.push(box); faces.push(face); notes.push(note);
+  });
+  const tip = tooltip(strip);
+  let current = Math.max(0, tokens.generated.indexOf(true)), marked = null;
+  if (boxes.length > 0) boxes[current].tabIndex = 0;
+
+  line.addEventListener("pointerover", (event) => enter(positionAt(event)));
+  line.addEventListener("pointerleave", leave);
+  line.addEventListener("focusin", (event) => enter(positionAt(event)));
+  line.addEventListener("focusout", leave);
+  line.addEventListener("click", (event) => {
+    const position = positionAt(event);
+    if (position === null) return;
+    rove(position);
+    handlers.press?.(position);
+    tip.show(boxes[position], handlers.facts(position));
+  });
+  document.addEventListener("keydown", function escape(event) {
+    if (!strip.isConnected) document.removeEventListener("keydown", escape);
+    else if (event.key === "Escape") handlers.release();
+  });
+  line.addEventListener("keydown", (event) => {
+    const position = positionAt(event);
+    if (position === null) return;
+    if (event.key === "Enter" || event.key === " ") handlers.press?.(position);
+    else {
+      const next = neighbour(event.key, position);
+      if (next === null) return;
+      rove(next);
+      boxes[next].focus();
+    }
+    event.preventDefault();
+  });
+
+  function positionAt(event) {
+    const box = event.target.closest(".token");
+    return box === null ? null : Number(box.dataset.position);
+  }
+
+  function enter(position) {
+    if (position === null) return;
+    handlers.over?.(position);
+    tip.show(boxes[position], handlers.facts(position));
+  }
+
+  function leave() { tip.hide(); handlers.out?.(); }
+
+  function rove(position) {
+    boxes[current].tabIndex = -1;
+    current = position;
+    boxes[current].tabIndex = 0;
+  }
+
+  function neighbour(key, position) {
+    const last = boxes.length - 1;
+    if (key === "ArrowLeft") return Math.max(0, position - 1);
+    if (key === "ArrowRight") return Math.min(last, position + 1);
+    if (key === "Home") return 0;
+    if (key === "End") return last;
+    if (key === "ArrowUp" || key === "ArrowDown") return acrossRows(position, key === "ArrowUp" ? -1 : 1);
+    return null;
+  }
+
+  function acrossRows(position, step) {
+    const from = boxes[position].getBoundingClientRect();
+    let top = null, best = position, distance = Infinity;
+    for (let other = position + step; other >= 0 && other < boxes.length; other += step) {
+      const to = boxes[other].getBoundingClientRect();
+      if (Math.abs(to.top - from.top) < from.height / 2) continue;
+      top ??= to.top;
+      if (Math.abs(to.top - top) > from.height / 2) break;
+      const apart = Math.abs(to.left + to.width / 2 - from.left - from.width / 2);
+      if (apart < distance) { distance = apart; best = other; }
+    }
+    return best;
+  }
+
+  return {
+    element: line,
+    boxes,
+    faces,
+    notes,
+    paint(position, background, ink) {
+      const style = faces[position].style;
+      style.backgroundColor = background;
+      style.color = ink;
+    },
+    note(position, text) { notes[position].textContent = text; },
+    mark(position, isPinned) {
+      if (marked !== null) { boxes[marked].classList.remove("output", "pinned"); boxes[marked].setAttribute("aria-selected", "false"); }
+      marked = position;
+      boxes[marked].classList.add("output");
+      boxes[marked].classList.toggle("pinned", isPinned);
+      boxes[marked].setAttribute("aria-selected", String(isPinned));
+    },
+  };
+}
+
+// What a token's text looks like: whitespace is visible, bytes and invisible characters are chips.
+
+const SPECIAL_PIECE = /(<0x[0-9A-Fa-f]{2}>)|(\r\n|\n|\r)|(\t)|( )|([\u0000-\u001f\u007f-\u009f\u00a0\u00ad\u034f\u061c\u115f\u1160\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\u3164\ufe00-\ufe0f\ufeff\ufff9-\ufffd\ud800-\udfff])/gu;
+
+/** The pieces that a token's text is drawn as. */
+export function pieces(text) {
+  if (text === "") return [node("span", "chip", "empty")];
+  const drawn = [];
+  let end = 0;
+  for (const match of text.matchAll(SPECIAL_PIECE)) {
+    if (match.index > end) drawn.push(node("span", "text", text.slice(end, match.index)));
+    const [whole, byte, newline, tab, space, unseen] = match;
+    if (byte) drawn.push(node("span", "chip", byte.slice(3, 5).toUpperCase()));
+    else if (newline) drawn.push(node("span", "mark", "↵"));
+    else if (tab) drawn.push(node("span", "mark", "→"));
+    else if (space) drawn.push(node("span", "mark", "·"));
+    else if (unseen) drawn.push(node("span", "chip", `U+${unseen.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`));
+    end = match.index + whole.length;
+  }
+  if (end < text.length) drawn.push(node("span", "text", text.slice(end)));
+  return drawn;
+}
+
+/** A token named in a sentence. */
+export function mention(tokens, position) {
+  const chip = node("span", "mention");
+  chip.append(node("span", "mention-position", String(tokens.first[position])), ...pieces(tokens.text[position]));
+  return chip;
+}
+
+/** What a tooltip says of a token, or of several that are shown as one. */
+export function tokenFacts(tokens, position) {
+  const first = tokens.first[position], last = tokens.last[position];
+  const rows = [["token", JSON.stringify(tokens.text[position])]];
+  if (first === last) rows.push(["position", String(first)], ["token id", String(tokens.id[position])]);
+  else rows.push(["positions", `${first} to ${last}`]);
+  const logprob = tokens.logprob?.[position], rank = tokens.rank?.[position], entropy = tokens.entropy?.[position];
+  if (logprob != null) rows.push(["log probability", `${signedText(logprob, 4)} (${percent(Math.exp(logprob))})`]);
+  if (rank != null) rows.push(["rank", String(rank)]);
+  if (entropy != null) rows.push(["entropy", entropy.toFixed(4)]);
+  rows.push(["written by", tokens.generated[position] ? "model" : "prompt"]);
+  if (tokens.role?.[position]) rows.push(["role", tokens.role[position]]);
+  return rows;
+}
+
+/** A box of facts that lies beside what is pointed at. */
+export function tooltip(strip) {
+  const tip = node("div", "tip");
+  tip.setAttribute("role", "tooltip");
+  tip.hidden = true;
+  strip.append(tip);
+  return {
+    show(box, rows) {
+      const table = node("dl", "tip-facts");
+      for (const [name, value] of rows) table.append(node("dt", "", name), node("dd", "", value));
+      tip.replaceChildren(table);
+      tip.hidden = false;
+      const at = box.getBoundingClientRect(), frame = strip.getBoundingClientRect(), own = tip.getBoundingClientRect();
+      const left = Math.max(0, Math.min(at.left - frame.left, frame.width - own.width));
+      const below = at.bottom + own.height + 8 < window.innerHeight || at.top - own.height - 8 < 0;
+      tip.style.left = `${left}px`;
+      tip.style.top = `${below ? at.bottom - frame.top + 6 : at.top - frame.top - own.height - 6}px`;
+    },
+    hide() { tip.hidden = true; },
+  };
+}
