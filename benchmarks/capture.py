@@ -29,6 +29,7 @@ from actlake.capture.generate import Sampling, continuations
 from actlake.capture.procedure import Procedure, choose
 from actlake.capture.replay import replay
 from actlake.capture.steps import write_and_record
+from actlake.capture.wanted import Wanted
 from actlake.store import Location, index
 from actlake.store.parquet import encode, list_column
 from actlake.store.precision import rounded
@@ -145,16 +146,16 @@ def report_parts(model: Model, plan: Plan, options: CaptureOptions, procedure: P
     seconds = {
         "generate()": timed(lambda: continuations(model, prompts, n_new, Sampling(), indices)),
         "… and what the model says of each token": timed(
-            lambda: write_and_record(model, prompts, n_new, Sampling(), indices, layers=())
+            lambda: write_and_record(model, prompts, n_new, Sampling(), indices, Wanted(()))
         ),
         "… and activations": timed(
-            keep(lambda: write_and_record(model, prompts, n_new, Sampling(), indices, layers=layers))
+            keep(lambda: write_and_record(model, prompts, n_new, Sampling(), indices, Wanted(layers)))
         ),
     }
     ((completions, recorded),) = kept
     texts = [[*prompt, *written] for prompt, written in zip(prompts, completions, strict=True)]
     seconds["the replay, which recording in steps makes needless"] = timed(
-        lambda: replay(model, texts, [*map(len, prompts)], layers=layers, gradients=None, gradient_tokens="auto")
+        lambda: replay(model, texts, [*map(len, prompts)], Wanted(layers))
     )
     matrices = [each.activations[layer] for each in recorded for layer in layers]
     columns: list[object] = []

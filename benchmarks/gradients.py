@@ -24,6 +24,7 @@ from actlake.capture.builtin import NAME, builtin_folder
 from actlake.capture.generate import continuations
 from actlake.capture.procedure import Procedure
 from actlake.capture.replay import replay
+from actlake.capture.wanted import Wanted
 from main_job import BATCH_SIZE, spread
 
 Texts = list[tuple[list[int], int]]
@@ -101,8 +102,8 @@ def seconds(work: Callable[[], object]) -> float:
 def ours(model: Model, batch: Texts) -> list[list[np.ndarray]]:
     """The replay, its one forward pass for everything that is recorded included."""
     texts, n_prompt_tokens = zip(*batch, strict=True)
-    how = {"gradients": "logit", "gradient_tokens": CaptureOptions().gradient_tokens}
-    return [recorded.gradients for recorded in replay(model, texts, n_prompt_tokens, layers=(), **how)]
+    wanted = Wanted(target="logit", gradient_tokens=CaptureOptions().gradient_tokens)
+    return [recorded.gradients for recorded in replay(model, texts, n_prompt_tokens, wanted)]
 
 
 def plain(model: Model, texts: Texts, *, parameters: bool = False) -> list[list[np.ndarray]]:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor, nn
 
-from ..store import CapturedPredictions, GradientTarget, Positions
+from ..store import CapturedPredictions, GradientTarget
 from . import memory
 from .devices import HostCopies
 from .float32 import in_float32
@@ -25,6 +25,7 @@ from .masked import masked_predictions, masked_targets
 from .models import Model
 from .predictions import prediction_columns, predictions
 from .stream import OfStream, Stream, residual_stream
+from .wanted import Wanted
 
 EMBEDDINGS = -1
 """What stands for the embeddings where other values are by layer."""
@@ -53,20 +54,9 @@ def replay(
     model: Model,
     texts: Sequence[Sequence[int]],
     n_prompt_tokens: Sequence[int],
-    *,
-    layers: Sequence[int],
-    gradients: GradientTarget | None,
-    gradient_tokens: int | Literal["auto"],
-    scores: bool = False,
-    stream: OfStream = OfStream(),  # noqa: B008  frozen
-    neurons: Sequence[int] | None = None,
-    positions: Positions = Positions(),  # noqa: B008  frozen
+    wanted: Wanted,
 ) -> list[Recorded]:
-    """Record texts (token ids) in one batch: embeddings, activations of these layers, gradients of a target if wanted, and
-    what is wanted of the residual stream.
-
-    Activations are of these `neurons`, ascending (None: all), at these `positions`, and are cut on the device. With `scores` the
-    gradients' scores, [inputs, 4], are in their place.
+    """Record what is wanted of texts (token ids), in one batch; activations are cut on the device.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
     backward passes over `gradient_tokens` positions at a time. Gradients are computed in float32 whatever the model computes in.
@@ -80,13 +70,13 @@ def replay(
         mask[row, : len(text)] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
     outputs = [written_outputs(text, p) for text, p in zip(texts, n_prompt_tokens, strict=True)]
-    target = gradients if any(outputs) else None
-    at = [positions.of(p, n) for p, n in zip(n_prompt_tokens, lengths, strict=True)]
-    reading = residual_stream(model.network, model.anatomy, stream.layers)
-    with reading as flow, _recording_pass(model, layers, neurons, target) as taps:
+    target = wanted.target if any(outputs) else None
+    at = wanted.at(n_prompt_tokens, lengths)
+    reading = residual_stream(model.network, model.anatomy, wanted.stream.layers)
+    with reading as flow, _recording_pass(model, wanted, target) as taps:
         logits = _forward(model, ids, mask)
-    copies = _copies(taps, None if positions.are_all else at)
-    of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, stream)
+    copies = _copies(taps, None if wanted.positions.are_all else at)
+    of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, wanted.stream)
     predicted = [
         predictions(logits[row, : len(text) - 1].detach(), ids[row, 1 : len(text)]) for row, text in enumerate(texts)
     ]
@@ -95,8 +85,8 @@ def replay(
         recorded = Graph(taps.embedding, taps.last_hidden)
         whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
         del recorded, logits
-        columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
-    embeddings, activations = _arrived(copies, None if positions.are_all else at)
+        columns = _columns(model, ids, mask, whole, at_hidden, outputs, wanted)
+    embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
     return [
         Recorded(
             embeddings[row, :n],
@@ -113,14 +103,7 @@ def replay_encoder(
     model: Model,
     texts: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
-    *,
-    layers: Sequence[int],
-    gradients: GradientTarget | None,
-    gradient_tokens: int | Literal["auto"],
-    scores: bool = False,
-    stream: OfStream = OfStream(),  # noqa: B008  frozen
-    neurons: Sequence[int] | None = None,
-    positions: Positions = Positions(),  # noqa: B008  frozen
+    wanted: Wanted,
 ) -> list[Recorded]:
     """As `replay`, for a model that reads all positions at once: a gradient is with respect to every embedding of the text.
 
@@ -131,12 +114,12 @@ def replay_encoder(
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], True, model.pad_id).to(model.device)
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long().to(model.device)
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
-    target = gradients if any(masked) else None
-    at = [positions.of(n, n) for n in lengths]
-    reading = residual_stream(model.network, model.anatomy, stream.layers)
-    with reading as flow, _recording_pass(model, layers, neurons, target) as taps:
+    target = wanted.target if any(masked) else None
+    at = wanted.at(lengths, lengths)
+    reading = residual_stream(model.network, model.anatomy, wanted.stream.layers)
+    with reading as flow, _recording_pass(model, wanted, target) as taps:
         logits = _forward(model, ids, mask)
-    copies = _copies(taps, None if positions.are_all else at)
+    copies = _copies(taps, None if wanted.positions.are_all else at)
     chosen = [
         masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
         for row, positions in enumerate(masked)
@@ -148,15 +131,15 @@ def replay_encoder(
     for row, of_row in enumerate(masked):
         for position, token_id in zip(of_row, chosen[row], strict=True):
             explained[row][position] = token_id
-    of_flow = _of_flow(model, flow, logits, explained, at, stream)
+    of_flow = _of_flow(model, flow, logits, explained, at, wanted.stream)
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
         outputs = [masked_outputs(*of_row) for of_row in zip(masked, chosen, lengths, strict=True)]
         recorded = Graph(taps.embedding, taps.last_hidden)
         whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
         del recorded, logits
-        columns = _columns(model, ids, mask, whole, at_hidden, outputs, scores, gradient_tokens)
-    embeddings, activations = _arrived(copies, None if positions.are_all else at)
+        columns = _columns(model, ids, mask, whole, at_hidden, outputs, wanted)
+    embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
     return [
         Recorded(
             embeddings[row, :n],
@@ -212,16 +195,17 @@ def _columns(
     whole: Graph,
     at_hidden: Float[Tensor, "batch pos d_last"],
     outputs: Sequence[Sequence[Output]],
-    scores: bool,
-    gradient_tokens: int | Literal["auto"],
+    wanted: Wanted,
 ) -> list[list[Float32[np.ndarray, "_ width"]]]:
+    """The gradients of each output, or their scores."""
+    asked = wanted.gradient_tokens
     return output_gradients(
         at_hidden,
         whole,
         lambda rows, width: _graph(model, ids[rows, :width], mask[rows, :width])[0],
         outputs,
-        scores=scores,
-        tokens_at_once=memory.gradient_tokens(model, ids.shape[1]) if gradient_tokens == "auto" else gradient_tokens,
+        scores=wanted.scores,
+        tokens_at_once=memory.gradient_tokens(model, ids.shape[1]) if asked == "auto" else asked,
     )
 
 
@@ -237,13 +221,15 @@ def _graph(
 
 
 @contextmanager
-def _recording_pass(
-    model: Model, layers: Sequence[int], neurons: Sequence[int] | None, target: GradientTarget | None
-) -> Iterator[Taps]:
+def _recording_pass(model: Model, wanted: Wanted, target: GradientTarget | None) -> Iterator[Taps]:
     """Hooks of the pass that records, which makes the graph of gradients too where it computes in float32."""
     has_graph = target is not None and model.dtype == "float32"
     quick = linearized(model.network) if has_graph else nullcontext()
-    with recording(model, layers, neurons, gradients=has_graph) as taps, quick, torch.set_grad_enabled(has_graph):
+    with (
+        recording(model, wanted.layers, wanted.neurons, gradients=has_graph) as taps,
+        quick,
+        torch.set_grad_enabled(has_graph),
+    ):
         yield taps
 
 

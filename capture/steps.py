@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ..errors import ActlakeError
-from ..store import Positions
 from .calls import some_tokens
 from .devices import HostCopies
 from .generate import Sampling, generated, until_end
@@ -25,6 +24,7 @@ from .models import Model
 from .options import CaptureOptions
 from .predictions import prediction_columns, predictions
 from .replay import EMBEDDINGS, Recorded, Taps, recording, replay
+from .wanted import Wanted
 
 PROVED_STEPS = 4
 
@@ -41,10 +41,7 @@ def write_and_record(
     max_new_tokens: int,
     sampling: Sampling,
     prompt_indices: Sequence[int],
-    *,
-    layers: Sequence[int],
-    neurons: Sequence[int] | None = None,
-    positions: Positions = Positions(),  # noqa: B008  frozen
+    wanted: Wanted,
 ) -> tuple[list[list[int]], list[Recorded]]:
     """As `continuations`, and what `replay` would record of the texts, without gradients.
 
@@ -52,7 +49,7 @@ def write_and_record(
     """
     width = max(map(len, prompts))
     keeps_some = "logits_to_keep" in signature(model.network.forward).parameters
-    with recording(model, layers, neurons, gradients=False) as taps:
+    with recording(model, wanted.layers, wanted.neurons, gradients=False) as taps:
         steps = _Steps(taps, [width - len(prompt) for prompt in prompts], model.end_ids)
         handle = model.network.register_forward_hook(steps.keep)
         try:
@@ -70,7 +67,7 @@ def write_and_record(
             handle.remove()
     completions = [until_end(row, model.end_ids) for row in output[:, :-1].tolist()]
     lengths = [len(prompt) + len(written) for prompt, written in zip(prompts, completions, strict=True)]
-    at = [positions.of(len(prompt), n) for prompt, n in zip(prompts, lengths, strict=True)]
+    at = None if wanted.positions.are_all else wanted.at([*map(len, prompts)], lengths)
     return completions, steps.recorded(lengths, at)
 
 
@@ -79,10 +76,11 @@ def steps_agree(model: Model) -> bool:
     tolerance = 1e-3 if model.dtype == "float32" else 5e-2
     (ids,) = some_tokens(model.network).tolist()
     prompts, layers, model = [ids[:2], ids], range(model.anatomy.n_layers), replace(model, end_ids=())
+    wanted = Wanted(layers)
     try:
-        completions, stepped = write_and_record(model, prompts, PROVED_STEPS, Sampling(), range(2), layers=layers)
+        completions, stepped = write_and_record(model, prompts, PROVED_STEPS, Sampling(), range(2), wanted)
         texts = [[*prompt, *written] for prompt, written in zip(prompts, completions, strict=True)]
-        whole = replay(model, texts, [2, len(ids)], layers=layers, gradients=None, gradient_tokens="auto")
+        whole = replay(model, texts, [2, len(ids)], wanted)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, ActlakeError):
             raise
@@ -133,8 +131,8 @@ class _Steps(StoppingCriteria):
         ended, self._ended = self._ended, self._ended | ends
         return ended
 
-    def recorded(self, lengths: Sequence[int], at: Sequence[Int32[np.ndarray, "_"]]) -> list[Recorded]:
-        """The rows, each as long as is said, their activations at these positions; what was kept is let go."""
+    def recorded(self, lengths: Sequence[int], at: Sequence[Int32[np.ndarray, "_"]] | None) -> list[Recorded]:
+        """The rows, each as long as is said, their activations at these positions (None: all); what was kept is let go."""
         widths = [embedding.shape[1] for embedding in self._embeddings]
         whole = {EMBEDDINGS: torch.cat(self._embeddings, dim=1)}
         for layer in sorted(self._activations):
@@ -146,7 +144,10 @@ class _Steps(StoppingCriteria):
         return [
             Recorded(
                 embeddings[row, start : start + n],
-                {layer: a[row, start + at[row]] for layer, a in activations.items()},
+                {
+                    layer: a[row, start : start + n] if at is None else a[row, start + at[row]]
+                    for layer, a in activations.items()
+                },
                 [],
                 *prediction_columns(torch.cat([self._prompts[row], written[:, :, row]], dim=1)[:, : n - 1]),
             )

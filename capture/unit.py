@@ -13,6 +13,7 @@ from .plan import Plan, Work
 from .procedure import Procedure
 from .replay import Recorded, replay, replay_encoder
 from .steps import write_and_record
+from .wanted import Wanted
 
 
 def capture_unit(
@@ -24,54 +25,34 @@ def capture_unit(
     procedure: Procedure,
 ) -> list[CapturedGeneration]:
     """Generate and replay one batch, or record it as it is generated; nothing is written."""
-    prompts, stream = [work.token_ids for work in works], of_stream(plan.layers, options)
-    layers = plan.layers if options.records("activations") else ()
-    room = works[0].max_new_tokens
-    indices = [work.prompt_index for work in works]
+    prompts, wanted = [work.token_ids for work in works], _wanted(plan, options)
+    room, indices = works[0].max_new_tokens, [work.prompt_index for work in works]
     completions = [list(work.completion_ids) for work in works]
     if not model.anatomy.is_causal:
-        recorded = replay_encoder(
-            model,
-            prompts,
-            [work.targets for work in works],
-            layers=layers,
-            gradients=options.target,
-            scores=options.records("gradient_scores"),
-            gradient_tokens=options.gradient_tokens,
-            stream=stream,
-            neurons=plan.neurons,
-            positions=plan.positions,
-        )
+        recorded = replay_encoder(model, prompts, [work.targets for work in works], wanted)
     elif room and procedure.records_steps:
-        completions, recorded = write_and_record(
-            model,
-            prompts,
-            room,
-            options.sampling,
-            indices,
-            layers=layers,
-            neurons=plan.neurons,
-            positions=plan.positions,
-        )
+        completions, recorded = write_and_record(model, prompts, room, options.sampling, indices, wanted)
     else:
         if room:
             completions = continuations(model, prompts, room, options.sampling, indices)
-        recorded = replay(
-            model,
-            [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)],
-            [len(prompt) for prompt in prompts],
-            layers=layers,
-            gradients=options.target,
-            scores=options.records("gradient_scores"),
-            gradient_tokens=options.gradient_tokens,
-            stream=stream,
-            neurons=plan.neurons,
-            positions=plan.positions,
-        )
+        texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        recorded = replay(model, texts, [len(prompt) for prompt in prompts], wanted)
     return [
         _captured_generation(model, work, completion, what, plan, options, reservation)
         for work, completion, what in zip(works, completions, recorded, strict=True)
     ]
+
+
+def _wanted(plan: Plan, options: CaptureOptions) -> Wanted:
+    return Wanted(
+        layers=plan.layers if options.records("activations") else (),
+        neurons=plan.neurons,
+        positions=plan.positions,
+        stream=of_stream(plan.layers, options),
+        target=options.target,
+        scores=options.records("gradient_scores"),
+        gradient_tokens=options.gradient_tokens,
+    )
 
 
 def _captured_generation(

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -75,10 +75,7 @@ class Units:
                     for generations in by_halves(
                         missing, self._capture, self._skip, faults=OF_MODEL, settle=self._settle
                     ):
-                        faults = {each.prompt_index: not_finite(each) for each in generations}
-                        if finite := [each for each in generations if not faults[each.prompt_index]]:
-                            self._in_writing.append(writer.submit(self._write, finite))
-                        self._skip_all({index: fault for index, fault in faults.items() if fault})
+                        self._in_writing.append(writer.submit(self._write, generations))
                 self._collect(most=IN_WRITING if self._units else 0)
         return self._captured.of(self._log.snapshot())
 
@@ -90,7 +87,7 @@ class Units:
         return capture_unit(self._model, works, self._plan, self._options, self._reservation, self._procedure)
 
     def _write(self, generations: Sequence[CapturedGeneration]) -> "_Written":
-        """Write and commit, in a thread of its own."""
+        """Write and commit those whose values are all finite, in a thread of its own."""
         written = _Written()
 
         def write(part: Sequence[CapturedGeneration]) -> None:
@@ -109,7 +106,10 @@ class Units:
         def skip(generation: CapturedGeneration, reason: str) -> None:
             written.skipped[generation.prompt_index] = reason
 
-        list(by_halves(generations, write, skip, faults=OF_WRITING))
+        faults = {each.prompt_index: not_finite(each) for each in generations}
+        written.skipped |= {index: fault for index, fault in faults.items() if fault}
+        if finite := [each for each in generations if not faults[each.prompt_index]]:
+            list(by_halves(finite, write, skip, faults=OF_WRITING))
         return written
 
     def _collect(self, most: int = 0) -> None:
@@ -129,12 +129,6 @@ class Units:
     def _settle(self) -> None:
         self._collect()
         free_memory()
-
-    def _skip_all(self, reasons: Mapping[int, str]) -> None:
-        if reasons:
-            self._collect()
-        for prompt_index, reason in reasons.items():
-            self._skip(self._works[prompt_index], reason)
 
     def _skip(self, work: Work, reason: str) -> None:
         self.skips.add(work, reason, n_there=len(self._done))

@@ -13,6 +13,7 @@ from actlake.capture import Model, load_model
 from actlake.capture.generate import Sampling, continuations
 from actlake.capture.replay import replay
 from actlake.capture.steps import steps_agree, write_and_record
+from actlake.capture.wanted import Wanted
 from actlake.store import RECORDS
 from families import DECODERS, Family
 
@@ -121,10 +122,10 @@ def test_what_is_recorded_while_text_is_written_is_what_the_replay_records_or_it
         return
     prompts = [model.tokenizer(text)["input_ids"] for text in [" 1, 2, 3, 4, 5, 6", *PROMPTS]]
     layers, sampling = range(model.anatomy.n_layers), Sampling(temperature=0.7, seed=3)
-    written, stepped = write_and_record(model, prompts, 12, sampling, range(4), layers=layers)
+    written, stepped = write_and_record(model, prompts, 12, sampling, range(4), Wanted(layers))
     assert written == continuations(model, prompts, 12, sampling, range(4))
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, written, strict=True)]
-    whole = replay(model, texts, [*map(len, prompts)], layers=layers, gradients=None, gradient_tokens="auto")
+    whole = replay(model, texts, [*map(len, prompts)], Wanted(layers))
     for one, other in zip(stepped, whole, strict=True):
         pairs = [(one.activations[layer], other.activations[layer]) for layer in layers]
         for a, b in [*pairs, (one.embeddings, other.embeddings), (one.logprob, other.logprob)]:

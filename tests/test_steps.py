@@ -18,6 +18,7 @@ from actlake.capture.procedure import Procedure, choose
 from actlake.capture.registration import register, run_key, run_row
 from actlake.capture.replay import Recorded, replay
 from actlake.capture.steps import steps_agree, write_and_record
+from actlake.capture.wanted import Wanted
 from actlake.store import Location, Log, verify
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [40], [90, 91, 92]]
@@ -27,7 +28,7 @@ VECTORS = ("embeddings", "activations")
 def replayed(model: Model, prompts: list[list[int]], written: list[list[int]]) -> list[Recorded]:
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, written, strict=True)]
     layers = range(model.anatomy.n_layers)
-    return replay(model, texts, [*map(len, prompts)], layers=layers, gradients=None, gradient_tokens="auto")
+    return replay(model, texts, [*map(len, prompts)], Wanted(layers))
 
 
 def assert_same(one: Recorded, other: Recorded) -> None:
@@ -57,7 +58,7 @@ def test_predictions_are_those_of_the_distribution_in_double_precision() -> None
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_k=50, seed=4)], ids=["greedy", "drawn"])
 def test_what_is_recorded_as_text_is_written_is_what_the_replay_records(any_model: Model, sampling: Sampling) -> None:
     layers = range(any_model.anatomy.n_layers)
-    written, stepped = write_and_record(any_model, PROMPTS, 9, sampling, [3, 1, 4], layers=layers)
+    written, stepped = write_and_record(any_model, PROMPTS, 9, sampling, [3, 1, 4], Wanted(layers))
     assert written == continuations(any_model, PROMPTS, 9, sampling, [3, 1, 4])
     for one, other in zip(stepped, replayed(any_model, PROMPTS, written), strict=True):
         assert_same(one, other)
@@ -68,7 +69,7 @@ def test_every_text_ends_at_its_own_end_token_and_that_is_recorded_too(toy_model
     unended = continuations(free, PROMPTS, 8, Sampling(), range(3))
     for ends in [(unended[0][2],), (unended[0][0], unended[1][0], unended[2][1]), (unended[1][7],)]:
         model = replace(toy_model, end_ids=ends)
-        written, stepped = write_and_record(model, PROMPTS, 8, Sampling(), range(3), layers=[0, 2])
+        written, stepped = write_and_record(model, PROMPTS, 8, Sampling(), range(3), Wanted([0, 2]))
         assert written == continuations(model, PROMPTS, 8, Sampling(), range(3))
         assert [len(one.logprob) for one in stepped] == [len(p) + len(w) for p, w in zip(PROMPTS, written, strict=True)]
         for one, other in zip(stepped, replayed(model, PROMPTS, written), strict=True):
@@ -77,7 +78,7 @@ def test_every_text_ends_at_its_own_end_token_and_that_is_recorded_too(toy_model
 
 def test_a_text_that_fills_the_context_is_recorded_to_its_last_token(any_model: Model) -> None:
     prompt = [list(range(20, 76))]
-    written, (one,) = write_and_record(any_model, prompt, 8, Sampling(), [0], layers=range(3))
+    written, (one,) = write_and_record(any_model, prompt, 8, Sampling(), [0], Wanted(range(3)))
     assert len(one.embeddings) == any_model.context == 64
     assert_same(one, replayed(any_model, prompt, written)[0])
 
