@@ -8,6 +8,7 @@ from .factors import NEGATIVES, Factors, Negatives, nmf
 from .formats import FORMATS, Format, shown, table_text, write_rows
 from .generation import Generation
 from .limits import Limits
+from .listing import ORDERS, Found, Order, find_generations_sql
 from .provenance import Provenance
 from .saliency import METHODS, Method, SaliencyMatrix, saliency_matrix
 from .sandbox import QueryResult
@@ -16,19 +17,23 @@ __all__ = [
     "FORMATS",
     "METHODS",
     "NEGATIVES",
+    "ORDERS",
     "Example",
     "Factors",
     "Format",
+    "Found",
     "Generation",
     "Limits",
     "Method",
     "Negatives",
+    "Order",
     "Provenance",
     "QueryResult",
     "SaliencyMatrix",
     "Store",
     "catalog_text",
     "examples",
+    "find_generations_sql",
     "nmf",
     "saliency_matrix",
     "shown",

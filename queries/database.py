@@ -35,6 +35,7 @@ from .formats import Format
 from .generation import Generation, generation_not_found
 from .interchange import arrow_dataset, hugging_face_datasets
 from .limits import Limits
+from .listing import Found, Order, find_generations, metadata_values
 from .provenance import Provenance, parsed, prompt_record
 from .responding import moments
 from .sandbox import QueryResult, Sandbox
@@ -210,6 +211,33 @@ class Store:
             from generations join runs using (run_id)
             order by generation_id
         """)
+
+    def find_generations(
+        self,
+        search: str = "",
+        *,
+        run_id: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        order_by: Order = "generation_id",
+        descending: bool = False,
+        limit: int = 25,
+        offset: int = 0,
+        characters: int = 400,
+    ) -> Found:
+        """A page of the generations that hold `search` in prompt, completion, model or metadata, whatever its case.
+
+        `metadata` keeps those that carry these values at these keys (a value that is no text as its JSON). Gives `.rows`,
+        at most `limit`, with the first `characters` of prompts and completions, and `.n`, how many there are in all; order_by
+        "random" draws. Raises InvalidOption, RunNotFound. Cost: one pass over the texts, 50 ms for 20,000 generations.
+        """
+        return find_generations(self, search, run_id, metadata or {}, order_by, descending, limit, offset, characters)
+
+    def metadata_values(self, n_values: int = 100) -> pd.DataFrame:
+        """What prompts carry beside their text: columns key, value, n_generations; of each key its `n_values` commonest values.
+
+        At most 50 keys, by name, and no value of more than 120 characters.
+        """
+        return metadata_values(self, n_values)
 
     def neighbours(self, generation_id: int) -> tuple[int | None, int | None]:
         """The numbers of the generations before and after one, None where there is none."""

@@ -3,37 +3,71 @@
 A link to a page is the whole state of the page, so a page can be sent to a colleague and come back to with Back.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 from urllib.parse import parse_qsl, urlencode
 
 from ..errors import InvalidOption, number_ranges
-from ..queries import METHODS, Method
+from ..queries import METHODS, ORDERS, Method, Order
 from ..store import parse_ranges
 
 View = Literal["saliency", "factors"]
 MAX_FACTORS = 64
+METADATA = "meta."
+"""What names of parameters that filter by metadata begin with."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusAddress:
-    """What the corpus page shows."""
+    """What the corpus page shows: which generations, in which order, and which page of them, counted from 1."""
 
     search: str = ""
+    run: int | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+    sort: Order = "generation_id"
+    descending: bool = False
+    page: int = 1
 
     @classmethod
     def parse(cls, query: str) -> Self:
-        """The address that a URL's query string says."""
-        return cls(dict(_pairs(query)).get("search", ""))
+        """The address that a URL's query string says. Raises InvalidOption on a value that no page could show."""
+        given = _pairs(query)
+        metadata = tuple((name.removeprefix(METADATA), value) for name, value in given if name.startswith(METADATA))
+        known = dict(given)
+        said = {name: read(name, known[name]) for name, read in _CORPUS_READERS.items() if known.get(name)}
+        return cls(metadata=tuple(dict(metadata).items()), **said)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """The address that a page asks for, as `body` gave it. Raises InvalidOption, as `parse` does."""
+        pairs = [(name, _as_text(body[name])) for name in _CORPUS_READERS if body.get(name) is not None]
+        pairs += [(f"{METADATA}{key}", str(value)) for key, value in body.get("metadata", [])]
+        return cls.parse(urlencode(pairs))
+
+    def body(self) -> dict[str, Any]:
+        """What the page's script is told of the address."""
+        return asdict(self)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it leaves generations out."""
+        return bool(self.search or self.metadata or self.run is not None)
 
     def query(self) -> str:
         """The query string that says this address, empty for the whole corpus.
 
-        >>> CorpusAddress("fish & chips").query()
-        '?search=fish+%26+chips'
+        >>> CorpusAddress("fish & chips", metadata=(("topic", "food"),), page=2).query()
+        '?search=fish+%26+chips&meta.topic=food&page=2'
         """
-        return f"?{urlencode({'search': self.search})}" if self.search else ""
+        said: list[tuple[str, str]] = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "metadata":
+                said += [(f"{METADATA}{key}", text) for key, text in value]
+            elif value != each.default:
+                said.append((each.name, _as_text(value)))
+        return f"?{urlencode(said)}" if said else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +165,12 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "k": _whole(1, MAX_FACTORS),
     "layers": lambda name, text: parse_layers(text),
     "factor": _whole(0, MAX_FACTORS - 1),
+}
+
+_CORPUS_READERS: dict[str, Callable[[str, str], Any]] = {
+    "search": lambda name, text: text,
+    "run": _whole(0),
+    "sort": _one_of(*(order for order in ORDERS if order != "random")),
+    "descending": _flag,
+    "page": _whole(1, 10**9),
 }

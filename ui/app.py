@@ -24,6 +24,7 @@ from ..errors import InvalidOption, PortInUse
 from ..queries import Store
 from .corpus import corpus_page
 from .generation import generation_page
+from .handlers import routes
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -153,6 +154,7 @@ def _panel_server(held: Sequence[Store], port: int, address: str) -> Any:
         port=port,
         address=address,
         loop=IOLoop.current(),
+        extra_patterns=routes(held),
         title="actlake",
     )
     # Bokeh allows "localhost" only, and only a bound socket knows which port 0 became.

@@ -1,122 +1,190 @@
-"""The corpus page: every generation of the store in one table, each with a link to its own page."""
+"""The corpus page: the generations of the store, searched, filtered, sorted, and a page of them at a time.
 
+A session holds the rows that it shows and no others; each step is one bounded query, in a thread.
+"""
+
+import asyncio
+import json
+import logging
 import shlex
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
-import pandas as pd
 import panel as pn
+import param
 from markupsafe import Markup
+from panel.custom import JSComponent
 
 from ..errors import ActlakeError
-from ..queries import Store
+from ..queries import Store, find_generations_sql
 from .address import CorpusAddress
-from .page import CONTROL_CSS, address_bar, css, html, page, problem
+from .jobs import LIGHT
+from .page import address_bar, copy_as, html, page, problem
 from .strip import STATIC
 
-TABLE_CSS = STATIC / "table.css"
-
+CORPUS_JS = STATIC / "corpus.js"
+CORPUS_CSS = STATIC / "corpus.css"
 PAGE_SIZE = 25
-MAX_CELL_CHARACTERS = 400
-SEARCHED = ("prompt", "completion", "model", "metadata")
-TITLES = {
-    "generation_id": "id",
-    "prompt": "prompt",
-    "completion": "completion",
-    "n_prompt_tokens": "prompt tokens",
-    "n_generated": "generated",
-    "model": "model",
-    "finish_reason": "finish",
-}
-WIDTHS = {"generation_id": 64, "n_prompt_tokens": 118, "n_generated": 96, "model": 180, "finish_reason": 80}
-COLUMNS = [
-    {"field": "prompt", "minWidth": 140},
-    {"field": "completion", "minWidth": 140},
-    {"field": "n_prompt_tokens", "headerHozAlign": "right"},
-    {"field": "n_generated", "headerHozAlign": "right"},
-]
-VISIBLE = str.maketrans({"\n": "↵", "\r": "↵", "\t": "→"})
-TO_GENERATION = {"type": "link", "urlPrefix": "generation?id=", "urlField": "generation_id", "target": "_self"}
+SHOWN_CHARACTERS = 240
+VALUES_OFFERED = 100
+
+Values = dict[str, list[tuple[str, int]]]
+_values: WeakKeyDictionary[Store, tuple[int, Values]] = WeakKeyDictionary()
 
 
 def corpus_page(store: Store) -> pn.Template:
     """The page at `/`: the corpus as the store's newest commit has it."""
-    pn.extension("tabulator")
+    pn.extension()
+    location = address_bar()
     try:
-        generations = store.refresh().generations()
+        n_all = n_generations(store.refresh())
+        address = CorpusAddress.parse(location.search)
     except ActlakeError as error:
         return page("actlake", html(problem(str(error))))
-    uri = store.uri
-    if generations.empty:
-        return page("actlake", html(empty_corpus(uri)))
+    if not n_all:
+        return page("actlake", html(empty_corpus(store.uri)))
+    listing = Listing()
+    copies = copy_as(python=as_python(store.uri, address), sql=as_sql(address))
+    begun: Future[dict[str, Any]] | None = LIGHT.submit(listed, store, address, n_all)
+    newest = 0
 
-    location = address_bar()
-    address = CorpusAddress.parse(location.search)
-    found = matching(generations, address.search)
-    heading = html(corpus_heading(uri, len(generations), len(found)))
-    search = pn.widgets.TextInput(
-        label="",
-        value=address.search,
-        placeholder="Search prompts, completions, models and metadata",
-        sizing_mode="stretch_width",
-        max_width=460,
-        margin=(0, 0, 14, 0),
-        stylesheets=[css(CONTROL_CSS)],
+    async def show(asked: CorpusAddress, *, settled: bool) -> None:
+        nonlocal begun, newest
+        newest += 1
+        turn, listing.busy = newest, True
+        work, begun = begun or LIGHT.submit(listed, store, asked, n_all), None
+        payload = await asyncio.wrap_future(work)
+        if turn != newest:
+            return
+        listing.busy = False
+        listing.payload = json.dumps(payload)
+        copies.param.update(python=as_python(store.uri, asked), sql=as_sql(asked))
+        if settled:
+            location.search = asked.query()
+
+    async def start() -> None:
+        await show(address, settled=False)
+
+    async def look(event: Any) -> None:
+        await show(CorpusAddress.of(json.loads(event.new)), settled=event.name == "asked")
+
+    pn.state.onload(start)
+    listing.param.watch(look, ["asked", "typing"])
+    return page("actlake", html(corpus_heading(store.uri, n_all)), listing, copies)
+
+
+class Listing(JSComponent):
+    """The search, the filters and the table; `static/corpus.js` says what its payload is."""
+
+    payload = param.String(default="")
+    busy = param.Boolean(default=False)
+    asked = param.String(default="")
+    typing = param.String(default="")
+
+    _esm = CORPUS_JS
+    _stylesheets: ClassVar[list[str]] = [CORPUS_CSS.read_text(encoding="utf-8")]
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(sizing_mode="stretch_width", margin=0, **params)  # type: ignore[no-untyped-call]
+
+
+def listed(store: Store, address: CorpusAddress, n_all: int) -> dict[str, Any]:
+    """What the page shows at an address: the payload of `Listing`, with a sentence where something went wrong."""
+    payload: dict[str, Any] = {
+        "asked": address.body(),
+        "random": f"random{replace(address, page=1, sort='generation_id', descending=False).query()}",
+        "rows": [],
+        "runs": [],
+        "values": {},
+        "n": 0,
+        "page": 1,
+        "pages": 1,
+        "message": "",
+        "problem": "",
+    }
+    try:
+        payload |= {"runs": runs_offered(store), "values": values_offered(store)}
+        found = store.find_generations(
+            address.search,
+            run_id=address.run,
+            metadata=dict(address.metadata),
+            order_by=address.sort,
+            descending=address.descending,
+            limit=PAGE_SIZE,
+            offset=(address.page - 1) * PAGE_SIZE,
+            characters=SHOWN_CHARACTERS,
+        )
+    except ActlakeError as error:
+        return payload | {"problem": str(error)}
+    except Exception:  # the page must say that the wait is over; why is for the log
+        logging.getLogger(__name__).exception("listing generations failed")
+        return payload | {"problem": "the generations could not be listed; the log of `actlake serve` says why"}
+    return payload | {
+        "rows": json.loads(found.rows.drop(columns=["metadata", "run_id"]).to_json(orient="records")),
+        "n": found.n,
+        "page": address.page,
+        "pages": max(1, -(-found.n // PAGE_SIZE)),
+        "message": f"{found.n:,} of {n_all:,} generations" if address.narrows else "",
+    }
+
+
+def values_offered(store: Store) -> Values:
+    """The keys of the corpus's metadata and the commonest values of each; worked out once for each commit."""
+    version = store.snapshot.version
+    if (known := _values.get(store)) and known[0] == version:
+        return known[1]
+    values: Values = {}
+    for key, value, n in store.metadata_values(VALUES_OFFERED).itertuples(index=False):
+        values.setdefault(key, []).append((value, int(n)))
+    _values[store] = version, values
+    return values
+
+
+def runs_offered(store: Store) -> list[tuple[int, str]]:
+    runs = store.runs()
+    return [
+        (int(run_id), f"run {run_id}: {name or model}")
+        for run_id, name, model in zip(runs["run_id"], runs["name"], runs["model"], strict=True)
+    ]
+
+
+def n_generations(store: Store) -> int:
+    """How many generations there are, by the log alone."""
+    return sum(file.rows for file in store.snapshot.of("generations"))
+
+
+def as_python(uri: str, address: CorpusAddress) -> str:
+    """The call that gives the page's rows."""
+    options: dict[str, Any] = {
+        "run_id": address.run,
+        "metadata": dict(address.metadata) or None,
+        "order_by": address.sort if address.sort != "generation_id" else None,
+        "descending": address.descending or None,
+        "offset": (address.page - 1) * PAGE_SIZE or None,
+    }
+    given = [repr(address.search)] if address.search else []
+    given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    return f"import actlake\n\nstore = actlake.open({uri!r})\nfound = store.find_generations({', '.join(given)})\nfound.rows"
+
+
+def as_sql(address: CorpusAddress) -> str:
+    """The statement that gives the page's rows."""
+    return find_generations_sql(
+        address.search,
+        run_id=address.run,
+        metadata=dict(address.metadata),
+        order_by=address.sort,
+        descending=address.descending,
+        limit=PAGE_SIZE,
+        offset=(address.page - 1) * PAGE_SIZE,
     )
-    table = pn.widgets.Tabulator(
-        corpus_table(found),
-        titles=TITLES,
-        widths=WIDTHS,
-        formatters={"generation_id": TO_GENERATION | {"labelField": "label"}, "prompt": TO_GENERATION},
-        hidden_columns=["label"],
-        sortable=True,
-        pagination="remote",
-        page_size=PAGE_SIZE,
-        show_index=False,
-        disabled=True,
-        selectable=False,
-        layout="fit_columns",
-        configuration={"responsiveLayout": "hide", "columns": COLUMNS},
-        sizing_mode="stretch_width",
-        theme="simple",
-        stylesheets=[css(TABLE_CSS)],
-        margin=0,
-    )
-
-    def look(event: object) -> None:
-        searched = search.value or ""
-        found = matching(generations, searched)
-        table.page = 1
-        table.value = corpus_table(found)
-        heading.object = str(corpus_heading(uri, len(generations), len(found)))
-        location.search = CorpusAddress(searched).query()
-
-    search.param.watch(look, "value")
-    return page("actlake", heading, search, table)
 
 
-def matching(generations: pd.DataFrame, search: str) -> pd.DataFrame:
-    """The generations in whose texts `search` occurs, whatever its case."""
-    if not search:
-        return generations
-    found = pd.Series(False, index=generations.index)
-    for column in SEARCHED:
-        found |= generations[column].fillna("").str.contains(search, case=False, regex=False)
-    return generations[found]
-
-
-def corpus_table(generations: pd.DataFrame) -> pd.DataFrame:
-    """The rows as the table shows them: long texts cut, line breaks and tabs visible."""
-    table = generations.assign(n_generated=generations["n_tokens"] - generations["n_prompt_tokens"])
-    for column in ("prompt", "completion"):
-        table[column] = [_one_line(text) for text in table[column].fillna("")]
-    table["label"] = table["generation_id"].astype(str)  # Tabulator draws no link for the number 0
-    return table[[*TITLES, "label"]].reset_index(drop=True)
-
-
-def corpus_heading(uri: str, n_generations: int, n_found: int) -> Markup:
-    """The title line and how many generations are shown."""
-    counted = f"{n_generations:,} generation{'s' if n_generations != 1 else ''}"
-    if n_found != n_generations:
-        counted = f"{n_found:,} of {counted}"
+def corpus_heading(uri: str, n: int) -> Markup:
+    """The title line and how many generations there are."""
+    counted = f"{n:,} generation{'' if n == 1 else 's'}"
     return Markup('<h1>Corpus</h1><p class="lead">{} in {}</p>').format(counted, uri)
 
 
@@ -127,8 +195,3 @@ def empty_corpus(uri: str) -> Markup:
         '<section class="empty"><h1>No generations yet</h1>'
         "<p>{} holds none. Capture some, then reload this page:</p><pre>{}</pre></section>"
     ).format(uri, command)
-
-
-def _one_line(text: str) -> str:
-    shown = text[:MAX_CELL_CHARACTERS].translate(VISIBLE)
-    return f"{shown}…" if len(text) > MAX_CELL_CHARACTERS else shown

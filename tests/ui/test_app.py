@@ -45,7 +45,7 @@ def open_strip(page: Page, server: Server, query: str) -> None:
 def test_the_corpus_leads_to_a_generation(page: Page, server: Server) -> None:
     page.goto(server.url)
     expect(page.get_by_text("33 generations in")).to_be_visible()
-    page.locator(".tabulator-row").first.get_by_role("link", name="0", exact=True).click()
+    page.locator(".listed").first.get_by_role("link", name="0", exact=True).click()
     expect(page.get_by_role("heading", name="Generation 0")).to_be_visible()
     expect(page.locator(".token")).to_have_count(14)
 
@@ -57,17 +57,6 @@ def test_what_a_model_was_captured_doing_is_shown(page: Page, toy_store: Path) -
             open_strip(page, running, f"?id=0&view={view}")
             expect(page.locator(".token")).to_have_count(store.generation(0).n_tokens)
             assert any(opacity(colour) > 0.5 for colour in backgrounds(page))
-
-
-def test_a_search_narrows_the_corpus_and_is_kept_in_the_address(page: Page, server: Server) -> None:
-    page.goto(server.url)
-    page.get_by_placeholder("Search prompts").fill("prompt 7")
-    page.get_by_placeholder("Search prompts").press("Enter")
-    expect(page.get_by_text("1 of 33 generations")).to_be_visible()
-    expect(page.locator(".tabulator-row")).to_have_count(1)
-    expect_state(page, search="prompt 7")
-    page.reload()
-    expect(page.get_by_text("1 of 33 generations")).to_be_visible()
 
 
 def test_a_click_on_an_output_colours_the_tokens_before_it_by_their_shares(
@@ -224,7 +213,7 @@ def test_a_bad_address_is_one_clear_line_with_a_way_back(page: Page, server: Ser
     page.goto(f"{server.url}generation{query}")
     expect(page.get_by_role("alert")).to_contain_text(sentence)
     page.get_by_role("link", name="Back to the corpus").click()
-    expect(page.locator(".tabulator-row").first).to_be_visible()
+    expect(page.locator(".listed").first).to_be_visible()
 
 
 @pytest.mark.parametrize(("layers", "sentence"), [("9", "9"), ("one", "write numbers and ranges")])
@@ -243,7 +232,7 @@ def test_bad_layers_are_one_clear_line_and_good_ones_clear_it(
 
 def test_hostile_texts_are_shown_and_do_nothing(page: Page, server: Server) -> None:
     page.goto(server.url)
-    expect(page.locator(".tabulator-row").nth(1)).to_contain_text("<script>window.hacked = 1</script>")
+    expect(page.locator(".listed").nth(1)).to_contain_text("<script>window.hacked = 1</script>")
     assert page.evaluate("window.hacked") is None
     for view in ("saliency", "factors"):
         open_strip(page, server, f"?id=1&view={view}")
@@ -292,7 +281,7 @@ def test_no_page_asks_another_host_for_anything(page: Page, server: Server) -> N
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(server.url)
-    expect(page.locator(".tabulator-row").first).to_be_visible()
+    expect(page.locator(".listed").first).to_be_visible()
     open_strip(page, server, "?id=0")
     open_strip(page, server, "?id=0&view=factors")
     page.wait_for_load_state("networkidle")
@@ -304,5 +293,5 @@ def test_a_phone_shows_the_pages_without_scrolling_sideways(page: Page, server: 
     page.set_viewport_size({"width": 390, "height": 780})
     for path in ("", "generation?id=0&detail=1", "generation?id=0&view=factors"):
         page.goto(f"{server.url}{path}")
-        expect(page.locator(".tabulator-row, .token").first).to_be_visible()
+        expect(page.locator(".listed, .token").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

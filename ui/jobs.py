@@ -1,0 +1,6 @@
+"""Threads for the work of pages, so that no session waits for another's: many that are short, few that are long."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+LIGHT = ThreadPoolExecutor(8, thread_name_prefix="actlake-page")
+"""What takes milliseconds: a page of rows, a generation's tokens."""
