@@ -229,14 +229,17 @@ class UnknownLayer(ActlakeError, LookupError):
 
 
 class UnknownNeuron(ActlakeError, LookupError):
-    """A neuron that the model's layers do not have."""
+    """A neuron that the model's layers do not have, or that the run did not record."""
 
-    def __init__(self, asked: Sequence[int], d_ff: int) -> None:
-        super().__init__(tuple(asked), d_ff)
+    def __init__(self, asked: Sequence[int], d_ff: int, recorded: Sequence[int] | None = None) -> None:
+        super().__init__(tuple(asked), d_ff, None if recorded is None else tuple(recorded))
 
     def __str__(self) -> str:
-        asked, d_ff = self.args
-        return f"no neuron{'s' * (len(asked) > 1)} {number_ranges(asked)}; each layer has neurons 0-{d_ff - 1}"
+        asked, d_ff, recorded = self.args
+        there = f"each layer has neurons 0-{d_ff - 1}"
+        if recorded is not None:
+            there += f", of which {number_ranges(recorded) or 'none'} were recorded"
+        return f"no neuron{'s' * (len(asked) > 1)} {number_ranges(asked)}; {there}"
 
 
 class QueryError(ActlakeError, ValueError):

@@ -36,6 +36,8 @@ from .generation import Generation, generation_not_found
 from .interchange import arrow_dataset, hugging_face_datasets
 from .limits import Limits
 from .listing import Found, Order, find_generations, metadata_values
+from .neuron import Neuron, neuron_of
+from .neuron_values import NeuronReader
 from .provenance import Provenance, parsed, prompt_record
 from .responding import moments
 from .sandbox import QueryResult, Sandbox
@@ -61,6 +63,7 @@ class Store:
         self._at = at
         self._opened: Database | None = None
         self._sandbox: Sandbox | None = None
+        self._neuron_reader: NeuronReader | None = None
 
     @property
     def uri(self) -> str:
@@ -264,6 +267,7 @@ class Store:
             layers=shape.layers,
             neurons=shape.neurons if shape.layers else (),
             hidden_layers=(-1, *layers) if "hidden_states" in run["recorded"] else (),
+            gradient_target=run["gradient_target"],
             _positions=Positions.of_run(run),
             _reader=self._reader,
             _snapshot=self.snapshot,
@@ -354,6 +358,38 @@ class Store:
             "effect_size", ascending=False, ignore_index=True, kind="stable"
         )
 
+    def neuron(
+        self,
+        layer: int,
+        neuron: int,
+        run_id: int | None = None,
+        *,
+        where: str | None = None,
+        generated_only: bool = False,
+        special: bool = False,
+    ) -> Neuron:
+        """A neuron over the corpus: `.stats`, `.histogram`, `.examples()`, `.quantile_examples()`, `.contexts()`, `.related()`.
+
+        Over all runs that recorded it, unless `run_id` names one; special tokens are left out unless told. `where` is a SQL
+        condition on the columns of `tokens` and `generations`, evaluated as in `read_sql`. Cost: a few milliseconds and 4 bytes a
+        token, where it is indexed; the first of a snapshot reads which tokens there are.
+
+        Raises UnknownLayer, UnknownNeuron, RunNotFound; InvalidOption where runs of several models have such a neuron;
+        QueryError, QueryStopped or QueryAborted for `where`.
+        """
+        neurons = self._neurons
+        run_ids = neurons.runs_with(layer, neuron, run_id)
+        return neuron_of(
+            neurons,
+            self.read_sql,
+            layer,
+            neuron,
+            run_ids=run_ids,
+            where=where,
+            generated_only=generated_only,
+            special=special,
+        )
+
     def size(self) -> pd.DataFrame:
         """For each table its files, rows and bytes on disk."""
         rows = [
@@ -392,6 +428,13 @@ class Store:
                 some_neurons=some,
             )
         return database
+
+    @property
+    def _neurons(self) -> NeuronReader:
+        neurons = self._neuron_reader
+        if neurons is None or neurons.snapshot is not self.snapshot:
+            neurons = self._neuron_reader = NeuronReader(self.snapshot, self._reader)
+        return neurons
 
     def _sandboxed(self) -> Sandbox:
         if self._sandbox is None:

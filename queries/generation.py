@@ -11,7 +11,9 @@ from jaxtyping import Float32, Int32
 from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
 from ..store import Positions, Reader, Snapshot
 from .factors import Factors, Negatives, nmf
-from .saliency import Method, SaliencyMatrix, check_method, saliency_matrix, saliency_of_scores
+from .heat_map import HeatMap, NeuronOrder, heat_map
+from .saliency import Method, SaliencyMatrix, check_method, merged, saliency_matrix, saliency_of_scores
+from .words import By, token_groups
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Generation:
     """A prompt and what the model wrote after it; `n_tokens` positions, the first `n_prompt_tokens` of them the prompt.
 
     `layers` and `neurons` are those whose activations were recorded, the same neurons in each layer; `hidden_layers` are
-    those of which hidden states were (-1: what enters the first block).
+    those of which hidden states were (-1: what enters the first block); `gradient_target` is what gradients are of.
     """
 
     generation_id: int
@@ -37,6 +39,7 @@ class Generation:
     layers: tuple[int, ...]
     neurons: Sequence[int]
     hidden_layers: tuple[int, ...]
+    gradient_target: str | None
     _positions: Positions = field(repr=False, compare=False)
     _reader: Reader = field(repr=False, compare=False)
     _snapshot: Snapshot = field(repr=False, compare=False)
@@ -117,19 +120,56 @@ class Generation:
         rows = self._reader.rows(self._snapshot, "layer_predictions", generation_id=self.generation_id)
         return rows.drop_columns(["generation_id"]).to_pandas()
 
-    def saliency(self, method: Method = "grad_x_input") -> SaliencyMatrix:
+    def saliency(self, method: Method = "grad_x_input", by: By = "token") -> SaliencyMatrix:
         """Shares of each input in each generated token, [output positions, input positions]; a row sums to 1.
 
         Row `r` is output position `n_prompt_tokens + r`, or masked position number `r`. From the stored gradients and embeddings,
-        or from the scores that the run kept in their place. Raises NotRecorded when neither is there; InvalidOption.
+        or from the scores that the run kept in their place. `by` adds the scores of tokens up to those of words or lines:
+        `.groups` says of which positions each row and column then is. Raises NotRecorded when neither is there; InvalidOption.
         """
+        groups = self.groups(by)
+        return merged(self._saliency(method), groups, self.output_positions, by)
+
+    def groups(self, by: By = "word") -> list[tuple[int, int]]:
+        """The first and the last position of each word, or line (`queries.words`). Raises InvalidOption."""
+        tokens = self.tokens
+        starts, ends, special = (tokens[name].to_numpy() for name in ("char_start", "char_end", "is_special"))
+        return token_groups(self.text, starts, ends, special, by)
+
+    def _saliency(self, method: Method) -> SaliencyMatrix:
         if "gradient_scores" in self.recorded:
             check_method(method)
             rows = self._reader.rows(
                 self._snapshot, "gradient_scores", columns=[method], generation_id=self.generation_id
             )
-            return saliency_of_scores(self._by_output(rows[method].to_numpy()), self.n_tokens, method)
-        return saliency_matrix(self._by_output(self._vectors("gradients")), self.embeddings(), method)
+            scores = self._by_output(rows[method].to_numpy())
+            return saliency_of_scores(scores, self.n_tokens, method, self.gradient_target)
+        gradients = self._by_output(self._vectors("gradients"))
+        return saliency_matrix(gradients, self.embeddings(), method, self.gradient_target)
+
+    def heat_map(
+        self,
+        layer: int,
+        order: NeuronOrder = "neuron",
+        *,
+        n_clusters: int = 8,
+        most: int = 200,
+        seed: int = 0,
+    ) -> HeatMap:
+        """A layer's activations at each position, of the `most` neurons that vary most, in an order that puts like beside like:
+        see `queries.heat_map.heat_map`. Raises NotRecorded, UnknownLayer, InvalidOption.
+        """
+        values, neurons = self.activations([layer]), np.array(self.neurons, np.int32)
+        return heat_map(
+            values,
+            neurons,
+            layer=layer,
+            position=self.layer_positions,
+            order=order,
+            n_clusters=n_clusters,
+            most=most,
+            seed=seed,
+        )
 
     def factors(
         self,

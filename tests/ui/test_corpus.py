@@ -15,7 +15,6 @@ from actlake.ui import Server, serve
 from actlake.ui.address import CorpusAddress
 from actlake.ui.corpus import listed
 from playwright.sync_api import Page, expect
-
 from test_listing import texts_store
 
 pytestmark = pytest.mark.browser
