@@ -23,7 +23,8 @@ from tornado.web import OutputTransform
 from ..errors import InvalidOption, PortInUse
 from ..queries import Store
 from .corpus import corpus_page
-from .generation import generation_page
+from .early import Make, install
+from .generation import generation_early, generation_page
 from .handlers import routes
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -46,6 +47,9 @@ CONTENT_SECURITY_POLICY = "; ".join(
 Page = Callable[[Store], pn.Template]
 PAGES: dict[str, Page] = {"/": corpus_page, "/generation": generation_page}
 """The app's pages by their route: `/` is the corpus, `/generation?id=N` one generation."""
+
+EARLY: dict[str, Make] = {"/generation": generation_early}
+"""What of a page is sent before its session is made, by its route."""
 
 
 def serve(
@@ -161,6 +165,7 @@ def _panel_server(held: Sequence[Store], port: int, address: str) -> Any:
     hosts = {address, "localhost", "127.0.0.1"}
     server._tornado._websocket_origins |= {f"{host}:{server.port}" for host in hosts}
     server._tornado.transforms.append(SecurityHeaders)
+    install(server._tornado, held, EARLY)
     return server
 
 

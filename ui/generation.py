@@ -17,6 +17,7 @@ from ..errors import ActlakeError, InvalidOption, number_ranges
 from ..queries import METHODS, Generation, Method, Store
 from .address import MAX_FACTORS, GenerationAddress, View, parse_layers
 from .drawing import Drawing
+from .early import Early
 from .page import CONTROL_CSS, address_bar, css, html, page, problem
 from .strip import factors_payload, saliency_payload
 
@@ -27,6 +28,7 @@ METHOD_NAMES: dict[Method, str] = {
     "grad_norm": "gradient norm",
 }
 DEFAULT_K = 5
+CONTROLS = Markup('<div class="controls-to-come"></div>')
 VIEW_NAMES: dict[View, str] = {"saliency": "Saliency", "factors": "Factors"}
 
 
@@ -60,6 +62,20 @@ def generation_page(store: Store) -> pn.Template:
         *view(generation, address, move),
         html(generation_texts(generation)),
     )
+
+
+def generation_early(store: Store, query: str) -> Early:
+    """The heading and the drawing of `/generation?id=N`, before there is a session; factors only where they take no time."""
+    address = GenerationAddress.parse(query)
+    generation = store.refresh().generation(address.id)
+    _check_pins(generation, address)
+    heading = generation_heading(generation, address, store.neighbours(address.id))
+    markup = heading + view_tabs(address) + CONTROLS
+    title = f"Generation {address.id} · actlake"
+    if address.view == "saliency":
+        state = {"output": address.output, "detailed": address.detail}
+        return Early(title, markup, lambda: saliency_payload(generation, generation.saliency(address.method)), state)
+    return Early(title, markup)
 
 
 def saliency_view(generation: Generation, address: GenerationAddress, move: Callable[..., None]) -> list[Any]:

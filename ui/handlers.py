@@ -1,4 +1,4 @@
-"""Answers of the app that are no pages: `/random` leads to a generation.
+"""Answers of the app that are no pages: `/random` leads to a generation, `/drawing.js` is the drawings' script.
 
 They ask who is there as Panel's pages do, and work in threads.
 """
@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
-from tornado.web import authenticated
+from tornado.web import RequestHandler, authenticated
 
 from ..errors import ActlakeError
 from ..queries import Store
 from .address import CorpusAddress
+from .early import DrawingScript
 from .jobs import LIGHT
 
 
@@ -37,9 +38,9 @@ class Random(Handler):
         self.redirect(f"./{query if query != '?' else ''}" if drawn is None else f"./generation?id={drawn}")
 
 
-def routes(held: Sequence[Store]) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def routes(held: Sequence[Store]) -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
     """What the server answers beside its pages."""
-    return [("/random", Random, {"held": held})]
+    return [("/random", Random, {"held": held}), ("/drawing.js", DrawingScript, {})]
 
 
 def _drawn(store: Store, query: str) -> int | None:

@@ -27,14 +27,9 @@ NAVIGATION = {"Corpus": "/"}
 
 
 def page(title: str, *parts: Any) -> pn.Template:
-    """A whole page: the header, and `parts` one under another."""
-    template = pn.Template(css(PAGE_HTML), location=True)
-    route = f"/{address_bar().pathname.rpartition('/')[2]}"
-    texts = {"theme_css": THEME_CSS, "frame_css": FRAME_CSS, "page_js": PAGE_JS}
-    for name, path in texts.items():
-        template.add_variable(name, css(path))
+    """The late piece of a page (`early` has sent the first): `parts` one under another."""
+    template = _Template(css(PAGE_HTML), location=True)
     template.add_variable("page_title", title)
-    template.add_variable("places", _places(route))
     template.add_panel("main", pn.Column(*parts, sizing_mode="stretch_width", margin=0))
     return template
 
@@ -85,13 +80,24 @@ def _copies(python: str, sql: str) -> Markup:
     ).format(buttons)
 
 
-def _places(route: str) -> Markup:
+def places(route: str) -> Markup:
+    """The header's links to the pages, that to `route` marked."""
     return Markup("").join(
         Markup('<a href="./{}"{}>{}</a>').format(
             path.removeprefix("/"), Markup(' aria-current="page"') if path == route else "", name
         )
         for name, path in NAVIGATION.items()
     )
+
+
+class _Template(pn.Template):
+    """A template without what Panel makes of one in a notebook: a fifth of a session's time."""
+
+    def _build_layout(self) -> pn.Column:
+        return pn.Column(pn.pane.Str(""))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 @cache

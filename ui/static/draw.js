@@ -36,6 +36,8 @@ export function render({model}) {
       model.state = state;
     };
     drawing = draw(element, JSON.parse(model.payload), {state: model.state, onChange});
+    const early = globalThis.lateIsDrawn?.() ?? {};  // of the part of the page that was there before the session
+    if (Object.keys(early).length > 0) { onChange(early); drawing.update(early); }
   };
   const wait = () => element.classList.toggle("busy", model.busy);
   model.on("payload", drawPayload);

@@ -48,3 +48,41 @@ async function copy(button) {
   said.textContent = copied ? "copied" : "press Ctrl+C";
   if (copied) setTimeout(() => { said.textContent = ""; }, 2000);
 }
+
+// A page comes in two pieces. The early one is drawn in a shadow root of its own; the late one, Panel's, takes its place when it is
+// drawn, and takes over what was pinned meanwhile (`early.state`).
+const early = {state: {}, drawing: null};
+
+function showEarly() {
+  const host = document.getElementById("early");
+  const root = host.attachShadow({mode: "closed"});
+  root.append(document.getElementById("early-markup").content.cloneNode(true));
+  const data = document.getElementById("early-data");
+  if (data === null) return;
+  const place = document.createElement("div"), {data: payload, state} = JSON.parse(data.textContent);
+  root.append(place);
+  early.drawing = drawEarly(place, payload, {state, onChange: (change) => Object.assign(early.state, change)});
+}
+
+/** Has the late part seen when it is drawn: a drawing says so itself (`lateIsDrawn`); what has none, or fails to, is when Bokeh rests. */
+function showLate() {
+  let rested = null;
+  const wait = () => {
+    if (!document.getElementById("early")) return;
+    const documents = window.Bokeh?.documents ?? [];
+    if (documents.length > 0 && documents.every((one) => one.is_idle)) rested ??= performance.now();
+    if (rested !== null && performance.now() - rested > (early.drawing === null ? 0 : 5000)) lateIsDrawn();
+    else requestAnimationFrame(wait);
+  };
+  requestAnimationFrame(wait);
+}
+
+/** Shows the late part in place of the early; gives what was pinned and chosen there. */
+function lateIsDrawn() {
+  const state = early.state;
+  early.state = {};
+  early.drawing?.remove();
+  document.getElementById("early")?.remove();
+  document.getElementById("late").classList.remove("waiting");
+  return state;
+}

@@ -1,0 +1,278 @@
+"""Measures the app in a real browser, on the demo's store and on one 100 times as large: what a person waits for.
+
+    python benchmarks/app.py [--store actlake-demo] [--folder FOLDER] [--times 100] [--rounds 9] [--only NAME,…]
+
+Each store is served by a process of its own. A page is warm: opened once before, its scripts in the browser's cache. A time
+begins where the browser does (a navigation, an event) and ends after the frame in which what was asked for is painted. The large
+store repeats the demo's generations under other numbers, each time with other values (some 10 GB, a few minutes, once: it is
+kept in FOLDER).
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import actlake
+import numpy as np
+import pyarrow as pa
+from actlake.store import (
+    CapturedGeneration,
+    CapturedTokens,
+    Commit,
+    Location,
+    Log,
+    Reservation,
+    index,
+    write_shard,
+    write_table,
+)
+from actlake.store.schema import RUNS
+from main_job import spread
+from playwright.sync_api import Page, sync_playwright
+
+LAYER, NEURON = 4, 1234
+SERVE = """
+import sys, actlake
+from actlake.ui import serve
+server = serve(actlake.open(sys.argv[1]), port=0, block=False)
+print(server.url, flush=True)
+sys.stdin.read()
+"""
+
+# `deep(test)`: the first element that passes the test, in shadow roots too. `after(test)`: a promise of the time when the frame
+# that first shows one is painted (what is posted in a frame's callback runs when the frame is done).
+IN_THE_PAGE = """
+window.bench = {
+  deep(test, root = document) {
+    for (const element of root.querySelectorAll("*")) {
+      if (test(element)) return element;
+      const found = element.shadowRoot && bench.deep(test, element.shadowRoot);
+      if (found) return found;
+    }
+    return null;
+  },
+  painted() {
+    return new Promise((done) => requestAnimationFrame(() => {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = () => done(performance.now());
+      channel.port2.postMessage(0);
+    }));
+  },
+  async after(test) {
+    while (!bench.deep(test)) await bench.painted();
+    return bench.painted();
+  },
+};
+"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is measured, and the most it may take in milliseconds; in the large store too unless told otherwise."""
+
+    name: str
+    limit: float
+    ask: Callable[[Page, str, int], float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, default=Path("actlake-demo"))
+    parser.add_argument("--folder", type=Path, default=Path("actlake-benchmark"))
+    parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", default="")
+    asked = parser.parse_args()
+    stores = {"the demo's store": captured(asked.store)}
+    if asked.times > 1:
+        stores[f"{asked.times} times as large"] = repeated(
+            asked.store, asked.folder / f"demo-{asked.times}", asked.times
+        )
+    wanted = [question for question in QUESTIONS if any(word in question.name for word in asked.only.split(","))]
+    medians: dict[str, list[float]] = {}
+    with browser_page() as page:
+        for name, path in stores.items():
+            print(f"\n{name}: {actlake.open(path)!r}\n")
+            with served(path) as url:
+                for question in wanted:
+                    times = [question.ask(page, url, number) for number in range(-2, asked.rounds)][2:]
+                    medians.setdefault(question.name, []).append(float(np.median(times)))
+                    over = f"{np.median(times) / question.limit:5.2f} of the limit, {question.limit:.0f} ms"
+                    print(f"{question.name:44} {spread(times, unit=' ms'):34} {over}", flush=True)
+    if len(stores) > 1:
+        print("\nthe large store over the demo's\n")
+        for name, (small, large) in medians.items():
+            print(f"{name:44} {large / small:8.2f}×")
+
+
+def captured(path: Path) -> Path:
+    """The demo's store, captured when it is not there."""
+    if not (path / "_log").exists():
+        subprocess.run([sys.executable, "-m", "actlake", "demo", str(path), "--no-serve"], check=True)
+    return path
+
+
+def repeated(source: Path, path: Path, times: int) -> Path:
+    """The store with its generations `times` times, the values of each repetition larger or smaller by a few percent, indexed."""
+    if (path / "_log").exists():
+        return path
+    store, location, random = actlake.open(source), Location.of(path), np.random.default_rng(0)
+    needed, free = times * int(store.size()["bytes"].sum()), shutil.disk_usage(path.parent).free
+    if free < needed * 1.2:
+        raise SystemExit(f"{path} needs {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free: give another --folder")
+    generations = [whole(store, number) for number in store.generations()["generation_id"]]
+    n, log = len(generations), Log(location)
+    row = store.sql("select * from runs where run_id = 0").to_arrow_table().to_pylist()[0]
+    runs = write_table(
+        location, RUNS, pa.Table.from_pylist([row | {"created_at": datetime(2026, 1, 1)}], schema=RUNS.arrow)
+    )
+    log.commit(lambda _: Commit("register", "repeated", [runs], reserve=Reservation(0, 0, n * times)))
+    for time in range(times):
+        factor = np.float32(random.uniform(0.9, 1.1))
+        shard = [again(generation, time * n + number, time, factor) for number, generation in enumerate(generations)]
+        files = write_shard(location, shard, "bfloat16")
+        log.commit(lambda _, key=f"{time}", files=files: Commit("capture", key, files))
+        print(f"\r{time + 1} of {times} repetitions written", end="", file=sys.stderr, flush=True)
+    print(f"\n{index(location).sentence()}", file=sys.stderr)
+    return path
+
+
+def whole(store: actlake.Store, generation_id: int) -> CapturedGeneration:
+    """A generation as it was captured."""
+    kept, tokens = store.generation(generation_id), store.generation(generation_id).tokens
+    n, p = kept.n_tokens, kept.n_prompt_tokens
+    activations = kept.activations().reshape(n, len(kept.layers), -1)
+    return CapturedGeneration(
+        generation_id=generation_id,
+        run_id=0,
+        prompt_index=generation_id,
+        prompt=kept.prompt,
+        completion=kept.completion,
+        n_prompt_tokens=p,
+        finish_reason=kept.finish_reason,
+        metadata=kept.metadata,
+        tokens=CapturedTokens(
+            token_id=tokens["token_id"].to_numpy(np.int32),
+            token=tokens["token"].tolist(),
+            char_start=tokens["char_start"].to_numpy(np.int32),
+            char_end=tokens["char_end"].to_numpy(np.int32),
+            is_special=tokens["is_special"].to_numpy(bool),
+            logprob=tokens["logprob"].fillna(0).to_numpy(np.float32),
+            rank=tokens["rank"].fillna(0).to_numpy(np.int32),
+            entropy=tokens["entropy"].fillna(0).to_numpy(np.float32),
+        ),
+        embeddings=kept.embeddings(),
+        gradients=[kept.gradients(position) for position in range(p, n)],
+        activations={layer: np.ascontiguousarray(activations[:, at]) for at, layer in enumerate(kept.layers)},
+    )
+
+
+def again(first: CapturedGeneration, generation_id: int, time: int, factor: np.float32) -> CapturedGeneration:
+    """The generation under another number, its activations and gradients times `factor`."""
+    made = {
+        "generation_id": generation_id,
+        "prompt_index": generation_id,
+        "metadata": {**first.metadata, "repetition": time},
+        "activations": {layer: values * factor for layer, values in (first.activations or {}).items()},
+        "gradients": [values * factor for values in first.gradients or ()],
+    }
+    return CapturedGeneration(**{**first.__dict__, **made})
+
+
+@contextmanager
+def served(path: Path) -> Iterator[str]:
+    """The URL of the store's app, in a process of its own."""
+    command = [sys.executable, "-c", SERVE, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+@contextmanager
+def browser_page() -> Iterator[Page]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next((path for name in names if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(120_000)
+        page.add_init_script(IN_THE_PAGE)
+        yield page
+        browser.close()
+
+
+def opened(page: Page, url: str, test: str) -> float:
+    """Milliseconds from the navigation's start to the frame that shows an element that passes `test`."""
+    page.goto(url, wait_until="commit")
+    return float(page.evaluate(f"() => bench.after((element) => {test})"))
+
+
+def open_generation(page: Page, url: str, number: int) -> float:
+    return opened(page, f"{url}generation?id={number % 12}", TOKEN)
+
+
+def open_corpus(page: Page, url: str, number: int) -> float:
+    return opened(page, url, ROW)
+
+
+def open_neuron(page: Page, url: str, number: int) -> float:
+    return opened(page, f"{url}neuron?layer={LAYER}&neuron={NEURON + number}", "element.matches('.example .token')")
+
+
+def open_factors(page: Page, url: str, number: int) -> float:
+    """One layer's factors, of a generation and k that were not asked for before."""
+    return opened(
+        page, f"{url}generation?id={(number + 5) % 12}&view=factors&layers=4&k={5 + (number + 5) // 12}", SPARK
+    )
+
+
+def recolour(page: Page, url: str, number: int) -> float:
+    """The pointer comes onto an output token; until the frame in which the tokens have its colours."""
+    address = f"{url}generation?id=5"
+    if page.url != address:
+        opened(page, address, TOKEN)
+        page.wait_for_timeout(3000)
+    return float(
+        page.evaluate(
+            """(position) => new Promise((done) => {
+              const token = bench.deep((element) => element.matches(`.token[data-position="${position}"]`));
+              token.addEventListener("pointerover", async () => {
+                const start = performance.now();
+                queueMicrotask(async () => done(await bench.painted() - start));
+              }, {capture: true, once: true});
+              requestAnimationFrame(() => setTimeout(() =>
+                token.dispatchEvent(new PointerEvent("pointerover", {bubbles: true, composed: true})), 4));
+            })""",
+            45 + number,
+        )
+    )
+
+
+def run_query(page: Page, url: str, number: int) -> float:
+    address = f"{url}sql?query={QUERY.format(number)}"
+    return opened(page, address, ROW)
+
+
+TOKEN = "element.matches('.token .face') && element.closest('.strip')"
+SPARK = "element.matches('.spark')"
+ROW = "element.matches('.tabulator-row, tbody tr')"
+QUERY = "select+token,+count(*)+from+tokens+where+position+>+{}+group+by+token"
+QUESTIONS = [
+    Question("open a generation", 300, open_generation),
+    Question("hover to recolour", 16, recolour),
+    Question("one layer's factors, with its page", 1000, open_factors),
+    Question("a neuron's page", 300, open_neuron),
+    Question("the corpus's page", 1000, open_corpus),
+    Question("a query, with its page", 1000, run_query),
+]
+
+if __name__ == "__main__":
+    main()

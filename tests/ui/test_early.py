@@ -1,0 +1,116 @@
+"""The early part of a page: there before its session, and replaced by it with nothing lost."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import actlake
+import numpy as np
+from actlake.ui import Server, serve
+from actlake.ui.early import Early, drawing_script, head
+from markupsafe import Markup
+from playwright.sync_api import Page, expect
+
+OPEN_ROOTS = """
+const attach = Element.prototype.attachShadow;
+Element.prototype.attachShadow = function (options) { return attach.call(this, {...options, mode: "open"}); };
+"""
+NO_SESSION = "window.WebSocket = class { constructor() { this.readyState = 0; } close() {} };"
+
+
+def in_early(page: Page, function: str) -> Any:
+    """What a function of the early part's root gives, once there are tokens in it."""
+    return page.evaluate(
+        f"""async () => {{
+            const root = () => document.getElementById("early")?.shadowRoot;
+            while (!root()?.querySelector(".token")) await new Promise(requestAnimationFrame);
+            return ({function})(root());
+        }}"""
+    )
+
+
+def first_piece(answer: Any) -> str:
+    """What has come when the header's script is whole; the rest waits for the session."""
+    came = b""
+    while b"showEarly();</script>" not in came:
+        came += answer.read1(1 << 16)
+    return came.decode()
+
+
+def test_the_first_piece_of_an_answer_comes_before_the_session(server: Server) -> None:
+    with urllib.request.urlopen(f"{server.url}generation?id=0") as answer:
+        first, rest = first_piece(answer), answer.read().decode()
+    assert "<h1>Generation 0</h1>" in first
+    assert '"kind": "saliency"' in first
+    assert "data-root-id" not in first
+    assert "data-root-id" in rest
+    assert (first + rest).count("</main>") == 1
+
+
+def test_tokens_are_drawn_and_alive_without_a_session(page: Page, server: Server, store: actlake.Store) -> None:
+    page.add_init_script(OPEN_ROOTS + NO_SESSION)
+    page.goto(f"{server.url}generation?id=0")
+    expect(page.locator("#early .token")).to_have_count(store.generation(0).n_tokens)
+    page.locator("#early .token[data-position='9']").hover()
+    expect(page.locator("#early .token[data-position='9']")).to_have_class(re.compile("output"))
+
+
+def test_what_is_pinned_before_the_session_is_pinned_after(page: Page, server: Server) -> None:
+    page.add_init_script(OPEN_ROOTS)
+    click = "(root) => root.querySelector('.token[data-position=\"10\"]').click()"
+    page.route("**/panel/panel.min.js*", lambda route: (in_early(page, click), route.continue_()))
+    page.goto(f"{server.url}generation?id=0")
+    expect(page.locator("#early")).to_have_count(0)
+    expect(page.locator(".token[data-position='10']")).to_have_class(re.compile("pinned"))
+    page.wait_for_url("**output=10**")
+
+
+def test_the_late_part_stands_where_the_early_one_stood(page: Page, server: Server) -> None:
+    page.add_init_script(OPEN_ROOTS)
+    places: list[Any] = []
+    box = "(root) => [...root.querySelectorAll('h1, .token')].map((one) => one.getBoundingClientRect().top)"
+    page.route("**/panel/panel.min.js*", lambda route: (places.append(in_early(page, box)), route.continue_()))
+    page.goto(f"{server.url}generation?id=0")
+    expect(page.locator("#early")).to_have_count(0)
+    tops = page.locator("h1, .token").evaluate_all("all => all.map((one) => one.getBoundingClientRect().top)")
+    assert np.abs(np.subtract(places[0], tops)).max() <= 2
+
+
+def test_a_page_whose_drawing_cannot_be_made_begins_with_its_heading(server: Server) -> None:
+    early = Early("title", Markup("<h1>heading</h1>"))
+    sent = head("/generation", early, None)
+    assert "<h1>heading</h1>" in sent
+    assert 'id="early-data"' not in sent
+
+
+def test_texts_cannot_leave_the_json_of_the_early_part() -> None:
+    sent = head("/generation", Early("</title><script>", Markup("")), {"kind": "</script><script>window.hacked = 1"})
+    assert "<script>window.hacked" not in sent
+    assert "</title><script>" not in sent
+
+
+def test_the_plain_script_holds_no_export() -> None:
+    assert not re.search(r"^\s*(export|import)\b", drawing_script(), re.MULTILINE)
+    assert drawing_script().startswith("globalThis.drawEarly = ")
+
+
+def test_a_bad_address_is_said_in_the_first_piece(server: Server) -> None:
+    with urllib.request.urlopen(f"{server.url}generation?id=99") as answer:
+        assert "no generation 99" in first_piece(answer)
+
+
+def test_a_drawing_of_what_was_not_recorded_leaves_the_early_part_to_its_heading(
+    tmp_path: Path, write_store: Callable[..., actlake.Store]
+) -> None:
+    store = write_store(tmp_path, (["a", "b", "c"], 1), recorded=["embeddings"])
+    with (
+        serve(store, port=0, block=False) as running,
+        urllib.request.urlopen(f"{running.url}generation?id=0") as answer,
+    ):
+        first = first_piece(answer)
+    assert "<h1>Generation 0</h1>" in first
+    assert 'id="early-data"' not in first
