@@ -14,6 +14,7 @@
     ├── RunNotFound              (LookupError)
     ├── PromptsNotKept           (LookupError)  a store has not all prompts of a run as they were given
     ├── GenerationNotFound       (LookupError)
+    ├── FactorizationNotFound    (LookupError)
     ├── NotRecorded              (LookupError)  the run did not record what was asked for
     ├── UnknownLayer             (LookupError)
     ├── UnknownNeuron            (LookupError)
@@ -21,6 +22,7 @@
     ├── QueryStopped             (RuntimeError) a query reached a limit: rows, seconds or memory
     ├── QueryCancelled           (RuntimeError) a query was cancelled by who asked it
     ├── QueryAborted             (RuntimeError) the process of a query ended, and nobody here ended it
+    ├── Cancelled                (RuntimeError) long work was cancelled by who asked for it
     ├── InvalidPrompt            (ValueError)   a prompt, named by its file and line
     ├── PromptTooLong            (ValueError)
     ├── ModelNotFound            (LookupError)
@@ -202,6 +204,22 @@ class GenerationNotFound(ActlakeError, LookupError):
         return f"no generation {generation_id}; this store holds {n_generations}, the last of them {last}"
 
 
+class FactorizationNotFound(ActlakeError, LookupError):
+    """The store holds no saved factorization of that number."""
+
+    def __init__(self, factorization_id: int, known: Sequence[int]) -> None:
+        super().__init__(factorization_id, tuple(known))
+
+    def __str__(self) -> str:
+        factorization_id, known = self.args
+        held = (
+            f"this store holds {number_ranges(known)}"
+            if known
+            else "this store holds none yet (add one with `store.save`)"
+        )
+        return f"no factorization {factorization_id}; {held}"
+
+
 class NotRecorded(ActlakeError, LookupError):
     """The run did not record what was asked for."""
 
@@ -274,6 +292,16 @@ class QueryCancelled(ActlakeError, RuntimeError):
 
     def __str__(self) -> str:
         return "the query was cancelled"
+
+
+class Cancelled(ActlakeError, RuntimeError):
+    """Long work was cancelled by who asked for it; it left nothing."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} was cancelled; nothing of it was kept"
 
 
 class QueryAborted(ActlakeError, RuntimeError):

@@ -2,15 +2,29 @@
 
 from .catalog import catalog_text
 from .database import Store
+from .decompositions import ICA, PCA, KMeans
 from .examples import Example, examples
 from .export import whole_file
-from .factors import NEGATIVES, Factors, Negatives, nmf
+from .factorize import factorize
+from .factors import (
+    FACTOR_METHODS,
+    NEGATIVES,
+    POSITIONS,
+    SOLVERS,
+    FactorMethod,
+    FactorOptions,
+    Factors,
+    Negatives,
+    Solver,
+    Which,
+)
 from .formats import FORMATS, Format, shown, table_text, write_rows
 from .generation import Generation
 from .heat_map import NEURON_ORDERS, HeatMap, NeuronOrder
 from .limits import Limits
 from .listing import ORDERS, Found, Order, find_generations_sql
 from .neuron import SIGNS, Neuron, Sign
+from .nmf import NMF
 from .provenance import Provenance
 from .saliency import METHODS, Groups, Method, SaliencyMatrix, saliency_matrix
 from .sandbox import QueryResult
@@ -18,20 +32,29 @@ from .words import BYS, By
 
 __all__ = [
     "BYS",
+    "FACTOR_METHODS",
     "FORMATS",
+    "ICA",
     "METHODS",
     "NEGATIVES",
     "NEURON_ORDERS",
+    "NMF",
     "ORDERS",
+    "PCA",
+    "POSITIONS",
     "SIGNS",
+    "SOLVERS",
     "By",
     "Example",
+    "FactorMethod",
+    "FactorOptions",
     "Factors",
     "Format",
     "Found",
     "Generation",
     "Groups",
     "HeatMap",
+    "KMeans",
     "Limits",
     "Method",
     "Negatives",
@@ -42,11 +65,13 @@ __all__ = [
     "QueryResult",
     "SaliencyMatrix",
     "Sign",
+    "Solver",
     "Store",
+    "Which",
     "catalog_text",
     "examples",
+    "factorize",
     "find_generations_sql",
-    "nmf",
     "saliency_matrix",
     "shown",
     "table_text",

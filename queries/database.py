@@ -4,9 +4,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow.dataset as pads
 
@@ -22,6 +24,7 @@ from ..store import (
     Snapshot,
     partly_indexed,
     save_factorization,
+    save_label,
     shapes,
 )
 from ..store.neurons import Some, some_neurons, with_neurons
@@ -29,19 +32,24 @@ from ..store.shapes import shape_of
 from .catalog import dot_command
 from .connection import Database, empty_files
 from .export import export
-from .factors import Factors
+from .factor_corpus import factors_of_slice
+from .factor_slice import Slice
+from .factors import FactorMethod, FactorOptions, Factors, Negatives, Solver, Which
 from .files import GLOB, StoreFiles
 from .formats import Format
 from .generation import Generation, generation_not_found
 from .interchange import arrow_dataset, hugging_face_datasets
+from .labels import labelled
 from .limits import Limits
 from .listing import Found, Order, find_generations, metadata_values
+from .messages import query_error
 from .neuron import Neuron, neuron_of
 from .neuron_values import NeuronReader
+from .nmf import Progress
 from .provenance import Provenance, parsed, prompt_record
 from .responding import moments
 from .sandbox import QueryResult, Sandbox
-from .saved import factorization_of
+from .saved import factorization_of, factors_of
 from .script import views_script
 
 if TYPE_CHECKING:
@@ -277,6 +285,62 @@ class Store:
         """The rows of `factorizations`, by factorization_id."""
         return self._frame("select * from factorizations order by factorization_id")
 
+    def factors(
+        self,
+        k: int,
+        layers: Sequence[int] | None = None,
+        *,
+        method: FactorMethod = "nmf",
+        generations: Sequence[int] | None = None,
+        where: str | None = None,
+        positions: Which = "all",
+        negatives: Negatives = "auto",
+        scale_layers: bool = False,
+        seed: int = 0,
+        solver: Solver = "hals",
+        reruns: int = 0,
+        cancel: Event | None = None,
+        on_progress: Progress | None = None,
+    ) -> Factors:
+        """`k` factors of the activations of these layers (all unless told) over a corpus, or these generations of it.
+
+        `where` narrows tokens by a SQL condition on the columns of `tokens` and `generations`, which is confined as in
+        `read_sql`; `positions` to the prompts' or the generated ones. Otherwise as `Generation.factors`.
+        Raises InvalidOption, GenerationNotFound, NotRecorded, UnknownLayer, QueryError, Cancelled.
+        """
+        options = FactorOptions(k, method, negatives, scale_layers, seed, solver, reruns)
+        of = Slice.of(
+            self.snapshot,
+            self._reader,
+            generations=generations,
+            layers=layers,
+            positions=positions,
+            where=where,
+            selected=None if where is None else self._tokens_where(where),
+        )
+        return factors_of_slice(of, options, cancel=cancel, on_progress=on_progress)
+
+    def _tokens_where(self, predicate: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Ids and positions of the tokens for which a condition that someone else wrote holds, in order. Raises QueryError."""
+        try:
+            duckdb.SQLExpression(predicate)  # one expression, which cannot end the parentheses that it stands in
+        except duckdb.Error as error:
+            raise query_error(error) from error
+        query = f"""
+            select generation_id, position
+            from tokens join generations using (generation_id)
+            where ({predicate}
+            )
+            order by generation_id, position
+        """
+        with self.read_sql(query, limits=Limits(rows=1 << 40, seconds=3600)) as rows:
+            for batch in rows.to_arrow_reader():
+                yield batch["generation_id"].to_numpy(), batch["position"].to_numpy()
+
+    def factorization(self, factorization_id: int) -> Factors:
+        """Factors that were saved. Raises FactorizationNotFound."""
+        return factors_of(factorization_id, self.snapshot, self._reader)
+
     def save(self, factors: Factors, name: str | None = None) -> int:
         """Keep factors in the tables `factorizations`, `factor_tokens` and `factor_neurons`; gives the factorization_id.
 
@@ -284,12 +348,44 @@ class Store:
         seen as it is now, as after `refresh()`. Raises InvalidOption for factors of anything else, or when the store was
         opened `at` a commit; GenerationNotFound; StoreReadOnly or DiskFull.
         """
-        if self._at is not None:
-            raise InvalidOption("at", self._at, "a store as it was can only be read; open it without `at` to save")
+        self._check_newest("save")
         factorization = factorization_of(factors, name, self.refresh().snapshot, self._reader)
         factorization_id = save_factorization(self._log, factorization)
         self.refresh()
         return factorization_id
+
+    def label(
+        self,
+        label: str,
+        *,
+        factorization_id: int | None = None,
+        factor: int | None = None,
+        layer: int | None = None,
+        neuron: int | None = None,
+        run_id: int | None = None,
+    ) -> None:
+        """Call a saved factor (factorization_id, factor) or a neuron (layer, neuron; of one run, or of all) by a name, from now
+        on and for all; an empty one takes it away. The store is then seen as it is now, as after `refresh()`.
+
+        Raises InvalidOption, FactorizationNotFound, RunNotFound, UnknownLayer, UnknownNeuron; StoreReadOnly or DiskFull.
+        """
+        self._check_newest("label")
+        named = {"factorization_id": factorization_id, "factor": factor}
+        named |= {"layer": layer, "neuron": neuron, "run_id": run_id}
+        save_label(self._log, label, labelled(label, self.refresh().snapshot, self._reader, **named))
+        self.refresh()
+
+    def labels(self) -> pd.DataFrame:
+        """The rows of `labels`, the newest label of each thing: label, factorization_id, factor, run_id, layer, neuron,
+        created_at; numbers that do not apply are missing."""
+        numbers = ["factorization_id", "factor", "run_id", "layer", "neuron"]
+        return self._frame(f"select * from labels order by {', '.join(numbers)}").astype(
+            dict.fromkeys(numbers, "Int64")
+        )
+
+    def _check_newest(self, what: str) -> None:
+        if self._at is not None:
+            raise InvalidOption("at", self._at, f"a store as it was can only be read; open it without `at` to {what}")
 
     def batches(self, table: str, **wanted: int | tuple[int, int]) -> Iterator[Batch]:
         """All rows of a table with vectors (`activation_vectors`, `hidden_states`, `gradients`, …) as arrays, in its order.

@@ -1,49 +1,70 @@
-"""Factors: a non-negative matrix factorisation of the activations of some tokens."""
+"""What a factorization of activations gives: a value for each token, a weight for each neuron, and how far to trust it."""
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+import pandas as pd
+from jaxtyping import Float, Float32, Int32, Int64
 
 from ..errors import InvalidOption
 
-Negatives = Literal["auto", "clip", "split"]
+FactorMethod = Literal["nmf", "pca", "ica", "kmeans"]
+FACTOR_METHODS: tuple[FactorMethod, ...] = get_args(FactorMethod)
+
+Negatives = Literal["auto", "clip", "split", "keep"]
 NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
 
-SPLIT_ABOVE = 0.1
-"""`auto` splits when negative activations hold more than this share of the energy: about half in gated FFNNs, a few
-hundredths after GELU, none after ReLU."""
+Which = Literal["all", "prompt", "generated"]
+POSITIONS: tuple[Which, ...] = get_args(Which)
+
+Solver = Literal["hals", "sklearn"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 
 @dataclass(frozen=True)
 class Factors:
-    """`k` factors of the activations X of some positions and layers: `X ≈ tokens @ components`, all of it ≥ 0.
+    """`k` factors of the activations X of some tokens and layers: `X ≈ mean + tokens @ components`, the most explained first.
 
-    tokens      float32 [positions, k], how present each factor is at each position
+    tokens      float32 [tokens, k], how present each factor is at each token; ≥ 0 but in pca and ica, 0 or 1 in kmeans
     components  float32 [k, columns], the factor's weight for each column of X: neurons layer by layer; with
-                `negatives="split"` the positive halves of all of them first, then the negative halves
+                `negatives="split"` the positive halves of all of them first, then the negative halves. Of nmf, pca and ica each
+                has length 1; signs are such that the greatest weight by magnitude is positive
     neurons     float32 [k, layers × d_ff], the weight of each neuron; with `split` positive minus negative half
     neuron      int32 [d_ff], the number that each of a layer's columns has: all neurons, or those that were recorded; None
                 of an array that is in no store
-    error       ‖X − tokens @ components‖ / ‖X‖ (Frobenius), 0 when X is 0
-    generation_id, position  int64 and int32 [positions], the store's token that each row of X is of; None of an array
+    mean        float32 [columns], what was taken from X before (pca, ica, kmeans); None of nmf
+    error       ‖X − mean − tokens @ components‖ / ‖X − mean‖ (Frobenius), 0 when that is 0
+    explained   float64 [k], each factor's share of the energy ‖X‖² (of the variance, where a mean was taken); they sum to
+                1 − error²
+    stability   float64 [k], the mean cosine of the factor's weights with those of its match in reruns with other seeds; None
+                without reruns
+    generation_id, position  int64 and int32 [tokens], the store's token that each row is of; None of an array
                 that is in no store
+
+    `error` and `explained` are of X as it was factored: after `negatives`, and with `scale_layers` after that.
     """
 
-    tokens: Float32[np.ndarray, "positions k"]
+    tokens: Float32[np.ndarray, "tokens k"]
     components: Float32[np.ndarray, "k columns"]
     error: float
     layers: tuple[int, ...]
-    negatives: Literal["clip", "split"]
+    negatives: Literal["clip", "split", "keep"]
     scale_layers: bool
     seed: int
     n_iterations: int
     converged: bool
-    generation_id: Int64[np.ndarray, "positions"] | None = None
-    position: Int32[np.ndarray, "positions"] | None = None
+    explained: Float[np.ndarray, "k"]
+    stability: Float[np.ndarray, "k"] | None = None
+    method: FactorMethod = "nmf"
+    solver: Solver = "hals"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    mean: Float32[np.ndarray, "columns"] | None = None
+    positions: Which = "all"
+    where: str | None = None
+    generation_id: Int64[np.ndarray, "tokens"] | None = None
+    position: Int32[np.ndarray, "tokens"] | None = None
     neuron: Int32[np.ndarray, "d_ff"] | None = None
 
     @property
@@ -52,76 +73,93 @@ class Factors:
 
     @property
     def neurons(self) -> Float32[np.ndarray, "k neurons"]:
-        if self.negatives == "clip":
+        if self.negatives != "split":
             return self.components
         positive, negative = np.split(self.components, 2, axis=1)
         return positive - negative
 
+    def top_tokens(self, factor: int, n: int = 10) -> pd.DataFrame:
+        """The tokens at which a factor is strongest, by magnitude: generation_id, position, value.
 
-def nmf(
-    activations: Float32[np.ndarray, "positions neurons"],
-    k: int,
-    *,
-    layers: Sequence[int],
-    negatives: Negatives = "auto",
-    scale_layers: bool = False,
-    seed: int = 0,
-    max_iterations: int = 500,
-) -> Factors:
-    """`k` factors of activations, [positions, layers × d_ff], by scikit-learn's coordinate descent from `nndsvda`.
+        Of an array that is in no store, generation_id is -1 and position the row. Raises InvalidOption.
+        """
+        values = self.tokens[:, self._checked(factor)]
+        rows = _strongest(values, n)
+        ids = np.full(len(rows), -1) if self.generation_id is None else self.generation_id[rows]
+        positions = rows.astype(np.int32) if self.position is None else self.position[rows]
+        return pd.DataFrame({"generation_id": ids, "position": positions, "value": values[rows]})
 
-    `negatives`: NMF needs values ≥ 0, so `clip` sets negative activations to 0 and `split` gives each neuron two columns,
-    its positive and its negative half; `auto` splits when negatives hold over a tenth of the energy. `scale_layers`
-    divides each layer by its root energy before, and multiplies the weights by it after, so that layers count alike.
-    The same input, options and seed give the same factors. Raises InvalidOption.
-    Cost: grows with positions × neurons × k; about 0.5 s for 128 × 1,536, 8 s for 128 × 46,080 on two cores.
-    Source: Cichocki & Phan 2009, doi:10.1587/transfun.E92.A.708 (solver); Boutsidis & Gallopoulos 2008 (start).
+    def top_neurons(self, factor: int, n: int = 10) -> pd.DataFrame:
+        """The neurons that a factor is made of, the greatest weight by magnitude first: layer, neuron, weight. Raises
+        InvalidOption."""
+        weights = self.neurons[self._checked(factor)]
+        columns = _strongest(weights, n)
+        d_ff = len(weights) // len(self.layers)
+        neuron = np.arange(d_ff, dtype=np.int32) if self.neuron is None else self.neuron
+        layers = np.array(self.layers, np.int32)
+        return pd.DataFrame(
+            {"layer": layers[columns // d_ff], "neuron": neuron[columns % d_ff], "weight": weights[columns]}
+        )
+
+    def _checked(self, factor: int) -> int:
+        if not 0 <= factor < self.k:
+            raise InvalidOption("factor", factor, f"there are factors 0 to {self.k - 1}")
+        return factor
+
+
+def _strongest(values: Float32[np.ndarray, "n"], n: int) -> np.ndarray:
+    """Places of the greatest values by magnitude, the greatest first; among equals the earlier."""
+    size = np.abs(values)
+    n = min(max(n, 0), len(size))
+    if n < len(size):
+        least = np.partition(size, len(size) - n)[len(size) - n] if n else np.inf
+        places = np.flatnonzero(size >= least)
+    else:
+        places = np.arange(len(size))
+    return places[np.argsort(-size[places], kind="stable")][:n]
+
+
+@dataclass(frozen=True)
+class FactorOptions:
+    """How to factor. `k` factors by `method`; `reruns` more times with other seeds, for `stability`.
+
+    `negatives`: nmf needs values ≥ 0, so `clip` sets negative activations to 0 and `split` gives each neuron two columns,
+    its positive and its negative half; `auto` splits when negatives hold over a tenth of the energy. The others take
+    them as they are (`keep`). `scale_layers` divides each layer by its root energy before, and multiplies the weights by it
+    after, so that layers count alike. `solver`, of nmf: `hals` (ours) or `sklearn`.
     """
-    from sklearn.decomposition import NMF  # here, because it takes longer to import than a store to open
-    from sklearn.exceptions import ConvergenceWarning
 
-    if negatives not in NEGATIVES:
-        raise InvalidOption("negatives", negatives, f"choose one of {', '.join(NEGATIVES)}")
-    how: Literal["clip", "split"] = _how(activations) if negatives == "auto" else negatives
-    x = np.maximum(activations, 0)
-    if how == "split":
-        x = np.concatenate([x, np.maximum(-activations, 0)], axis=1)
-    most = min(x.shape)
-    if not most:
-        raise InvalidOption("k", k, "there are no activations in this slice, so there is nothing to factor")
-    if not 1 <= k <= most:
-        raise InvalidOption("k", k, f"choose from 1 to {most}, the smaller of positions and columns of this slice")
-    scale = _layer_scale(x, len(layers), how) if scale_layers else np.ones(x.shape[1], np.float32)
-    model = NMF(k, init="nndsvda", solver="cd", max_iter=max_iterations, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
-        tokens = model.fit_transform(x / scale)
-    norm = float(np.linalg.norm(x / scale))
-    return Factors(
-        tokens=tokens.astype(np.float32),
-        components=(model.components_ * scale).astype(np.float32),
-        error=float(model.reconstruction_err_) / norm if norm else 0.0,
-        layers=tuple(layers),
-        negatives=how,
-        scale_layers=scale_layers,
-        seed=seed,
-        n_iterations=int(model.n_iter_),
-        converged=model.n_iter_ < max_iterations,
-    )
+    k: int
+    method: FactorMethod = "nmf"
+    negatives: Negatives = "auto"
+    scale_layers: bool = False
+    seed: int = 0
+    solver: Solver = "hals"
+    reruns: int = 0
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("method", self.method, FACTOR_METHODS),
+            ("negatives", self.negatives, NEGATIVES),
+            ("solver", self.solver, SOLVERS),
+        ):
+            check_choice(option, value, known)
+        if self.k < 1:
+            raise InvalidOption("k", self.k, "give 1 or more")
+        if self.method == "nmf" and self.negatives == "keep":
+            raise InvalidOption("negatives", "keep", "nmf needs values ≥ 0: clip or split, or another method")
+        if self.method != "nmf" and self.negatives == "split":
+            how = f"{self.method} takes negative activations as they are: keep, or clip"
+            raise InvalidOption("negatives", "split", how)
+        if not 0 <= self.seed < 1 << 31:
+            raise InvalidOption("seed", self.seed, f"choose from 0 to {(1 << 31) - 1}")
+        if self.reruns < 0:
+            raise InvalidOption("reruns", self.reruns, "give 0 or more")
+        if self.reruns and self.method == "pca":
+            raise InvalidOption("reruns", self.reruns, "pca has one answer whatever the seed: reruns would say nothing")
 
 
-def _how(activations: Float32[np.ndarray, "positions neurons"]) -> Literal["clip", "split"]:
-    energy = float(np.square(activations, dtype=np.float64).sum())
-    negative = float(np.square(np.minimum(activations, 0), dtype=np.float64).sum())
-    return "split" if negative > SPLIT_ABOVE * energy else "clip"
-
-
-def _layer_scale(
-    x: Float32[np.ndarray, "positions columns"], n_layers: int, how: Literal["clip", "split"]
-) -> Float32[np.ndarray, "columns"]:
-    """For each column, the root energy of its layer; 1 where a layer is silent."""
-    halves = 2 if how == "split" else 1
-    energy = np.square(x, dtype=np.float64).sum(0).reshape(halves, n_layers, -1)  # (half, layer, neuron)
-    root = np.sqrt(energy.sum(axis=(0, 2), keepdims=True))
-    root[root == 0] = 1
-    return np.broadcast_to(root, energy.shape).reshape(-1).astype(np.float32)
+def check_choice(option: str, value: object, known: Sequence[str]) -> None:
+    """Raise InvalidOption unless the value is one of those."""
+    if value not in known:
+        raise InvalidOption(option, value, f"choose one of {', '.join(known)}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Event
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +11,10 @@ from jaxtyping import Float32, Int32
 
 from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
 from ..store import Positions, Reader, Snapshot
-from .factors import Factors, Negatives, nmf
+from .factorize import factorize
+from .factors import POSITIONS, FactorMethod, FactorOptions, Factors, Negatives, Solver, Which, check_choice
 from .heat_map import HeatMap, NeuronOrder, heat_map
+from .nmf import Progress
 from .saliency import Method, SaliencyMatrix, check_method, merged, saliency_matrix, saliency_of_scores
 from .words import By, token_groups
 
@@ -176,20 +179,33 @@ class Generation:
         k: int,
         layers: Sequence[int] | None = None,
         *,
+        method: FactorMethod = "nmf",
+        positions: Which = "all",
         negatives: Negatives = "auto",
         scale_layers: bool = False,
         seed: int = 0,
+        solver: Solver = "hals",
+        reruns: int = 0,
+        cancel: Event | None = None,
+        on_progress: Progress | None = None,
     ) -> Factors:
-        """`k` non-negative factors of the activations of these layers (all unless told): see `queries.factors.nmf`.
+        """`k` factors of the activations of these layers (all unless told) at all positions, or the prompt's or the generated
+        ones alone: see `FactorOptions` and `Factors`.
 
-        `Store.save` keeps them, for SQL to join.
+        `cancel`, once set, ends it with Cancelled; `on_progress` is told of iterations done and the most there can be.
+        `Store.save` keeps them, for SQL to join; `Store.factors` are those of a corpus. Raises InvalidOption, NotRecorded,
+        UnknownLayer.
         """
+        options = FactorOptions(k, method, negatives, scale_layers, seed, solver, reruns)
+        check_choice("positions", positions, POSITIONS)
         known = self._known("activations", self.layers, layers)
-        activations = self.activations(known)
-        factors = nmf(activations, k, layers=known, negatives=negatives, scale_layers=scale_layers, seed=seed)
-        positions, neurons = self.layer_positions, np.array(self.neurons, np.int32)
-        ids = np.full(len(positions), self.generation_id)
-        return replace(factors, generation_id=ids, position=positions, neuron=neurons)
+        at, activations = self.layer_positions, self.activations(known)
+        if positions != "all":
+            wanted = (at < self.n_prompt_tokens) == (positions == "prompt")
+            at, activations = at[wanted], activations[wanted]
+        factors = factorize(activations, options, layers=known, cancel=cancel, on_progress=on_progress)
+        ids, neuron = np.full(len(at), self.generation_id), np.array(self.neurons, np.int32)
+        return replace(factors, generation_id=ids, position=at, neuron=neuron, positions=positions)
 
     def _n_inputs(self) -> dict[int, int]:
         """Over how many inputs each output position's gradients go: a masked position's over all, a written token's over

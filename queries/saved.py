@@ -1,11 +1,14 @@
-"""Factors as a store keeps them, once it is sure that they are of its own tokens."""
+"""Factors as a store keeps them, once it is sure that they are of its own tokens; and back."""
 
+import json
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidOption, number_ranges
-from ..store import Factorization, Reader, Snapshot, shapes
+from ..errors import FactorizationNotFound, InvalidOption, number_ranges
+from ..store import Factorization, Reader, Snapshot, saved_tokens, shapes
+from .factor_slice import Spool
 from .factors import Factors
 from .generation import generation_not_found
 
@@ -35,9 +38,9 @@ def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, rea
             raise InvalidOption("factors", f"{factors.k} factors", how)
     return Factorization(
         name=name,
-        method="nmf",
+        method=factors.method,
         layers=factors.layers,
-        slice={"generations": number_ranges(generations)},
+        slice=_slice(factors, generations),
         negatives=factors.negatives,
         scale_layers=factors.scale_layers,
         seed=factors.seed,
@@ -50,4 +53,81 @@ def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, rea
         values=factors.tokens,
         weights=factors.neurons,
         neurons=np.array(neurons, np.int32),
+        solver=factors.solver,
+        parameters=factors.parameters,
+        explained=factors.explained.tolist(),
+        stability=None if factors.stability is None else factors.stability.tolist(),
+        halves=np.stack(np.split(factors.components, 2, axis=1)) if factors.negatives == "split" else None,
+        mean=factors.mean,
     )
+
+
+def _slice(factors: Factors, generations: list[int]) -> dict[str, str]:
+    said = {"generations": number_ranges(generations)}
+    said |= {"positions": factors.positions} if factors.positions != "all" else {}
+    return said | ({"where": factors.where} if factors.where is not None else {})
+
+
+def factors_of(factorization_id: int, snapshot: Snapshot, reader: Reader) -> Factors:
+    """The factors that were saved under that number, with the same arrays. Raises FactorizationNotFound.
+
+    Their tokens' values are in a temporary file. Of factors that an older version saved, `explained` is NaN.
+    """
+    rows = reader.rows(snapshot, "factorizations", factorization_id=factorization_id).to_pylist()
+    if not rows:
+        numbers = reader.rows(snapshot, "factorizations", columns=["factorization_id"])["factorization_id"].to_pylist()
+        raise FactorizationNotFound(factorization_id, numbers)
+    (row,) = rows
+    k, layers = row["k"], tuple(row["layers"])
+    ids, positions, values = Spool(np.int64), Spool(np.int32), Spool(np.float32, k)
+    for some_ids, some_positions, some_values in saved_tokens(snapshot, reader, factorization_id, k):
+        ids.append(some_ids)
+        positions.append(some_positions)
+        values.append(some_values)
+    weights = _Weights(factorization_id, row, snapshot, reader)
+    said, explained, stability = json.loads(row["slice"]), row["explained"], row["stability"]
+    return Factors(
+        tokens=values.array(),
+        components=weights.components,
+        error=row["error"],
+        layers=layers,
+        negatives=row["negatives"],
+        scale_layers=row["scale_layers"],
+        seed=row["seed"],
+        n_iterations=row["n_iterations"],
+        converged=row["converged"],
+        explained=np.full(k, np.nan) if explained is None else np.array(explained, np.float64),
+        stability=None if stability is None else np.array(stability, np.float64),
+        method=row["method"],
+        solver=row["solver"] or "sklearn",
+        parameters=json.loads(row["parameters"] or "{}"),
+        mean=weights.mean,
+        positions=said.get("positions", "all"),
+        where=said.get("where"),
+        generation_id=ids.array(),
+        position=positions.array(),
+        neuron=weights.neuron,
+    )
+
+
+class _Weights:
+    """The rows of `factor_neurons` of a factorization as matrices, layers in the order in which they were factored."""
+
+    def __init__(self, factorization_id: int, row: dict[str, Any], snapshot: Snapshot, reader: Reader) -> None:
+        rows = reader.rows(snapshot, "factor_neurons", factorization_id=factorization_id)
+        layers = row["layers"]
+        shape = (row["k"], len(layers), row["d_ff"])
+        order = np.argsort(np.argsort(layers))  # the place of each layer among the sorted ones
+        weight, positive, negative, mean = (
+            None if rows[name].null_count else rows[name].to_numpy().reshape(shape)[:, order].reshape(row["k"], -1)
+            for name in ("weight", "positive_half", "negative_half", "mean")
+        )
+        assert weight is not None, "a weight is never NULL"
+        if row["negatives"] != "split":
+            self.components = weight
+        elif positive is None or negative is None:  # saved by an older version
+            self.components = np.concatenate([np.maximum(weight, 0), np.maximum(-weight, 0)], axis=1)
+        else:
+            self.components = np.concatenate([positive, negative], axis=1)
+        self.mean = None if mean is None else np.ascontiguousarray(mean[0])
+        self.neuron = rows["neuron"].to_numpy()[: row["d_ff"]].astype(np.int32)

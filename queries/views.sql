@@ -315,3 +315,26 @@ from saliency_by('grad_x_input');
 comment on view saliency is 'how much each earlier token counts for each generated one: gradient times input, L2 norm';
 comment on column saliency.score is 'L2 norm of gradient times embedding, in logits (nats, where the gradient_target is logprob)';
 comment on column saliency.share is 'the score as a share of the sum over the output position''s row';
+
+-- The newest label of each thing, unless that took it away.
+create view labels as
+select
+    arg_max(label, label_id) as label,
+    factorization_id,
+    factor,
+    run_id,
+    layer,
+    neuron,
+    max(created_at) as created_at
+from label_changes
+group by factorization_id, factor, run_id, layer, neuron
+having arg_max(label, label_id) != '';
+
+comment on view labels is 'people''s names for factors and neurons: the newest of each';
+comment on column labels.label is 'the label';
+comment on column labels.factorization_id is 'of a factor: the saved factorization';
+comment on column labels.factor is 'of a factor: its 0-based index in the factorization';
+comment on column labels.run_id is 'of a neuron: the run, or NULL for all runs';
+comment on column labels.layer is 'of a neuron: its layer';
+comment on column labels.neuron is 'of a neuron: its 0-based index in the layer';
+comment on column labels.created_at is 'when it was given, UTC';

@@ -1,10 +1,11 @@
 """Where activations lie: tables, shards, the commit log and its snapshots. Knows neither models nor SQL."""
 
 from .compact import Compacted, compact
-from .factorizations import Factorization, save_factorization
+from .factorizations import Factorization, save_factorization, saved_tokens
 from .footers import Footers
 from .gc import Collected, gc
 from .index import Indexed, index, partly_indexed
+from .labels import save_label
 from .location import Location
 from .log import Commit, DataFile, Log, Range, Reservation, Snapshot
 from .positions import Positions
@@ -56,6 +57,8 @@ __all__ = [
     "partly_indexed",
     "rounded",
     "save_factorization",
+    "save_label",
+    "saved_tokens",
     "shapes",
     "verify",
     "write_shard",

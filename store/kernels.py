@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as machine code that needs no GIL, kept on disk where it can be."""
     how: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc"}}  # sums may be taken in any order
     try:
         return njit(cache=True, **how)(function)
@@ -19,7 +20,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(**how)(function)
 
 
-@_compiled
+@compiled
 def merge(planes, bits, stride):  # type: ignore[no-untyped-def]
     """Put 32-bit values whose bytes lie in planes, uint8 [4, rows, width] by significance, into rows that begin `stride` apart
     in `bits`, uint32 [anything]."""
@@ -38,7 +39,7 @@ def merge(planes, bits, stride):  # type: ignore[no-untyped-def]
                 out[i] = np.uint32(planes[3, row, i]) << 24 | np.uint32(planes[2, row, i]) << 16
 
 
-@_compiled
+@compiled
 def split(bits, planes):  # type: ignore[no-untyped-def]
     """Put the bytes of 32-bit values, uint32 [n], into planes by significance, uint8 [4, n]; whether a lower half is not zero."""
     lower = np.uint32(0)
@@ -54,7 +55,7 @@ def split(bits, planes):  # type: ignore[no-untyped-def]
     return lower != 0
 
 
-@_compiled
+@compiled
 def to_bfloat16(bits, out):  # type: ignore[no-untyped-def]
     """Round floats, given and wanted as their bits, uint32 [n], to the nearest bfloat16, ties to even; every NaN becomes one.
 
@@ -70,7 +71,7 @@ def to_bfloat16(bits, out):  # type: ignore[no-untyped-def]
     return overflows != 0
 
 
-@_compiled
+@compiled
 def moments(values, mean, m2, least, greatest, n_active):  # type: ignore[no-untyped-def]
     """Of each row of values, float32 [n, tokens]: its mean, the sum of squared differences from it, its least and greatest value
     (NaN if it has one), and how many are above 0. All are [n]."""
@@ -92,7 +93,7 @@ def moments(values, mean, m2, least, greatest, n_active):  # type: ignore[no-unt
         least[row], greatest[row] = (np.nan, np.nan) if nans else (low, high)
 
 
-@_compiled
+@compiled
 def histogram(bits, shift, counts):  # type: ignore[no-untyped-def]
     """Count, in int32 [n, bins], the values of each row, uint32 [n, tokens], by what a shift to the right leaves of them."""
     n, n_tokens = bits.shape
@@ -101,7 +102,7 @@ def histogram(bits, shift, counts):  # type: ignore[no-untyped-def]
             counts[row, bits[row, i] >> shift] += 1
 
 
-@_compiled
+@compiled
 def strongest(values, sign, tokens, n_found):  # type: ignore[no-untyped-def]
     """The places of the greatest values of each row, float32 [n, tokens], when multiplied by `sign`, as far as those are above 0;
     the greatest first, and among equals the earlier. They go into int64 [n, k], and how many there are into [n]."""
@@ -124,7 +125,7 @@ def strongest(values, sign, tokens, n_found):  # type: ignore[no-untyped-def]
         n_found[row] = found
 
 
-@_compiled
+@compiled
 def scatter(values, places, out):  # type: ignore[no-untyped-def]
     """Put columns of values, float32 [n, tokens], into the columns of `out`, float32 [n, more tokens], that `places` names."""
     n, n_tokens = values.shape
@@ -133,7 +134,7 @@ def scatter(values, places, out):  # type: ignore[no-untyped-def]
             out[row, places[i]] = values[row, i]
 
 
-@_compiled
+@compiled
 def turn(values, places, out):  # type: ignore[no-untyped-def]
     """As `scatter`, for values of which columns lie together in memory."""
     n, n_tokens = values.shape

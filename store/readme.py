@@ -12,7 +12,8 @@ Parquet files of what happened inside a language model while it wrote, and a log
   `activation_vectors/`, `hidden_states/` and `layer_predictions/` have the tables' files, as far as runs recorded them. Vectors
   are lists of 32-bit floats, rounded to the run's precision. `segments/`, `neuron_vectors/` and `neuron_partials/` have the same
   activations neuron by neuron, as far as they are indexed.
-  `factorizations/`, `factor_tokens/` and `factor_neurons/` have analyses that were saved.
+  `factorizations/`, `factor_tokens/` and `factor_neurons/` have analyses that were saved, `label_changes/` people's names for
+  factors and neurons.
 
 With actlake: `actlake info .`, `actlake sql . "select …"`, `actlake serve .`;
 `actlake views .` prints views for any DuckDB.

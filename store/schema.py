@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-FORMAT = 4
+FORMAT = 5
 """The version of the store's format that this code writes, and the newest that it reads (docs/format.md)."""
 
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
@@ -29,7 +29,7 @@ GRADIENT_TARGETS: tuple[GradientTarget, ...] = get_args(GradientTarget)
 
 ID, COUNT, INDEX, INDICES = pa.int64(), pa.int32(), pa.int32(), pa.list_(pa.int32())
 TEXT, TEXTS, FLAG = pa.string(), pa.list_(pa.string()), pa.bool_()
-REAL, REALS = pa.float32(), pa.list_(pa.float32())
+REAL, REALS, DOUBLES = pa.float32(), pa.list_(pa.float32()), pa.list_(pa.float64())
 TIME = pa.timestamp("us")
 
 
@@ -351,20 +351,49 @@ FACTORIZATIONS = Table(
     (
         _FACTORIZATION,
         Column("name", TEXT, "a name for people", nullable=True),
-        Column("method", TEXT, "how it was made: nmf"),
+        Column("method", TEXT, "how it was made: nmf, pca, ica or kmeans"),
         Column("k", COUNT, "factors"),
         Column("layers", INDICES, "the layers whose activations were factored"),
         Column("d_ff", COUNT, "neurons of each of them that were recorded"),
         Column("n_tokens", ID, "tokens that were factored"),
-        Column("slice", TEXT, "JSON: whose tokens; generations has the numbers, as 0,3-5"),
-        Column("negatives", TEXT, "what became of negative activations: clip (0) or split (a column of their own)"),
+        Column(
+            "slice",
+            TEXT,
+            "JSON: whose tokens; generations has the numbers, as 0,3-5; positions (prompt or generated) and where (SQL) if not "
+            "all of them",
+        ),
+        Column(
+            "negatives",
+            TEXT,
+            "what became of negative activations: clip (0), split (a column of their own) or keep (nothing)",
+        ),
         Column("scale_layers", FLAG, "whether layers were scaled to equal energy before"),
         Column("seed", ID, "seed of the solver"),
         Column("n_iterations", COUNT, "iterations of the solver"),
         Column("converged", FLAG, "whether it ended before it reached its most iterations"),
-        Column("error", pa.float64(), "‖X − WH‖ / ‖X‖ (Frobenius), 0 when X is 0"),
+        Column(
+            "error",
+            pa.float64(),
+            "‖X − WH‖ / ‖X‖ (Frobenius), 0 when X is 0; of pca, ica and kmeans, X less each neuron's mean",
+        ),
         Column("versions", TEXT, "JSON: versions of the libraries that saved it"),
         Column("created_at", TIME, "when it was saved, UTC"),
+        Column("solver", TEXT, "what computed it: hals (actlake's own) or sklearn", nullable=True, since=5),
+        Column("parameters", TEXT, "JSON: the other options of the solver", nullable=True, since=5),
+        Column(
+            "explained",
+            DOUBLES,
+            "of each factor, its share of the energy ‖X‖² (of pca, ica and kmeans, of the variance)",
+            nullable=True,
+            since=5,
+        ),
+        Column(
+            "stability",
+            DOUBLES,
+            "of each factor, the mean cosine of its weights with those of its match in reruns with other seeds",
+            nullable=True,
+            since=5,
+        ),
     ),
 )
 
@@ -374,7 +403,7 @@ FACTOR_TOKENS = Table(
     (
         _FACTORIZATION,
         *_generation_key(_POSITION, _FACTOR),
-        Column("value", REAL, "how present it is, 0 or more: an entry of W"),
+        Column("value", REAL, "how present it is: an entry of W; 0 or more but in pca and ica"),
     ),
     sort=("factorization_id", "factor", "generation_id", "position"),
 )
@@ -388,6 +417,38 @@ FACTOR_NEURONS = Table(
         _LAYER,
         _NEURON,
         Column("weight", REAL, "its weight, an entry of H; where negatives were split, positive minus negative half"),
+        Column(
+            "positive_half", REAL, "where negatives were split, the weight of its positive half", nullable=True, since=5
+        ),
+        Column(
+            "negative_half",
+            REAL,
+            "where negatives were split, the weight of its negative half, 0 or more",
+            nullable=True,
+            since=5,
+        ),
+        Column(
+            "mean",
+            REAL,
+            "the mean that was taken from its activations before (pca, ica, kmeans); the same in each factor",
+            nullable=True,
+            since=5,
+        ),
+    ),
+)
+
+LABEL_CHANGES = Table(
+    "label_changes",
+    "what people called factors and neurons, one row each time: the view labels has what counts now",
+    (
+        Column("label_id", ID, "0-based number of the change in its store", key=True),
+        Column("label", TEXT, "the label; empty takes the one before away"),
+        Column("factorization_id", ID, "of a factor: the saved factorization", nullable=True),
+        Column("factor", INDEX, "of a factor: its 0-based index in the factorization", nullable=True),
+        Column("run_id", ID, "of a neuron: the run, or NULL for all runs", nullable=True),
+        Column("layer", INDEX, "of a neuron: its layer", nullable=True),
+        Column("neuron", INDEX, "of a neuron: its 0-based index in the layer", nullable=True),
+        Column("created_at", TIME, "when it was given, UTC"),
     ),
 )
 
@@ -409,6 +470,7 @@ TABLES = {
         FACTORIZATIONS,
         FACTOR_TOKENS,
         FACTOR_NEURONS,
+        LABEL_CHANGES,
     )
 }
 """Every table that is kept in files, by name."""

@@ -20,7 +20,21 @@ import pyarrow.parquet as pq
 import pytest
 import stores
 from actlake.errors import ActlakeError, CorruptFile, CorruptLog, FormatTooNew, MissingFile
-from actlake.store import TABLES, Commit, DataFile, Location, Log, Reader, Snapshot, compact, gc, index, thrift, verify
+from actlake.store import (
+    TABLES,
+    Commit,
+    DataFile,
+    Location,
+    Log,
+    Reader,
+    Snapshot,
+    compact,
+    gc,
+    index,
+    save_label,
+    thrift,
+    verify,
+)
 from actlake.store.log import CHECKPOINT_EVERY
 from actlake.store.schema import FORMAT
 
@@ -72,6 +86,7 @@ ANSWERS: Answers = {
     "runs": lambda store: repr(store.runs().to_dict()),
     "generations": lambda store: repr(store.generations().to_dict()),
     "factorizations": lambda store: repr(store.factorizations().to_dict()),
+    "labels": lambda store: repr(store.labels().to_dict("list")),
 }
 """Every way to ask."""
 
@@ -93,6 +108,7 @@ READ_BY = {
         "factorizations": ["factorizations"],
         "factor_tokens": [],
         "factor_neurons": [],
+        "label_changes": ["labels"],
     }.items()
 }
 """The ways that read a table."""
@@ -100,7 +116,7 @@ READ_BY = {
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two units of two generations, with their projection, and two saved factorizations."""
+    """Two units of two generations, with their projection, two saved factorizations and a label."""
     path = tmp_path_factory.mktemp("stores") / "sound"
     fill(Location.of(path))
     return path
@@ -110,6 +126,7 @@ def fill(location: Location) -> None:
     stores.a_store(location)
     index(location)
     stores.save_factors(location)
+    save_label(Log(location), "a label", {"layer": 0, "neuron": 1})
 
 
 @pytest.fixture(scope="module")

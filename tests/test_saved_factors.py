@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import stores
 from actlake.errors import ActlakeError
-from actlake.queries import Factors, nmf
+from actlake.queries import FactorOptions, Factors, factorize
 from actlake.queries.saved import factorization_of
 from actlake.store import Commit, Location, Log, Reader, Snapshot, compact, gc, index, save_factorization, verify
 
@@ -45,7 +45,7 @@ def factors_of(store: actlake.Store, *generation_ids: int, k: int = 3) -> Factor
     x = np.concatenate([store.generation(number).activations(LAYERS) for number in generation_ids])
     ids = np.repeat(generation_ids, stores.N_TOKENS)
     positions = np.tile(np.arange(stores.N_TOKENS, dtype=np.int32), len(generation_ids))
-    return replace(nmf(x, k, layers=LAYERS), generation_id=ids, position=positions)
+    return replace(factorize(x, FactorOptions(k), layers=LAYERS), generation_id=ids, position=positions)
 
 
 class TestWhatIsSaved:
@@ -82,6 +82,10 @@ class TestWhatIsSaved:
             "n_iterations": factors.n_iterations,
             "converged": factors.converged,
             "error": factors.error,
+            "solver": "hals",
+            "parameters": '{"init": "nndsvda", "tol": 0.0001, "max_iter": 500}',
+            "explained": factors.explained.tolist(),
+            "stability": None,
         }
 
     def test_factors_of_several_generations_are_saved_as_those_of_one(self, store: actlake.Store) -> None:
@@ -128,7 +132,7 @@ class TestWhatCannotBeSaved:
         assert verify(store.location).unreferenced == ()
 
     def test_factors_of_an_array_are_not(self, store: actlake.Store) -> None:
-        factors = nmf(store.generation(0).activations(LAYERS), 2, layers=LAYERS)
+        factors = factorize(store.generation(0).activations(LAYERS), FactorOptions(2), layers=LAYERS)
         self.refused(store, factors, r"in no store; make them with `store.generation\(…\).factors\(…\)`")
 
     def test_factors_of_a_generation_that_is_not_in_the_store_are_not(self, store: actlake.Store) -> None:

@@ -265,11 +265,10 @@ def test_clipped_factors_are_scikit_learns_called_by_hand(opened: actlake.Store,
     generation = opened.generation(1)
     x = np.maximum(generation.activations(layers), 0)
     model = NMF(3, init="nndsvda", solver="cd", max_iter=500, random_state=0)
-    tokens = model.fit_transform(x)
-    factors = generation.factors(3, layers=layers, negatives="clip")
-    np.testing.assert_array_equal(factors.tokens, tokens)
-    np.testing.assert_array_equal(factors.neurons, model.components_)
-    assert factors.error == pytest.approx(np.linalg.norm(x - tokens @ model.components_) / np.linalg.norm(x), rel=1e-4)
+    product = model.fit_transform(x) @ model.components_
+    factors = generation.factors(3, layers=layers, negatives="clip", solver="sklearn")
+    np.testing.assert_allclose(factors.tokens @ factors.neurons, product, rtol=1e-4, atol=1e-5)
+    assert factors.error == pytest.approx(np.linalg.norm(x - product) / np.linalg.norm(x), rel=1e-4)
 
 
 def test_split_factors_are_scikit_learns_of_both_halves(opened: actlake.Store) -> None:
@@ -277,10 +276,9 @@ def test_split_factors_are_scikit_learns_of_both_halves(opened: actlake.Store) -
     activations = generation.activations([1])
     x = np.concatenate([np.maximum(activations, 0), np.maximum(-activations, 0)], axis=1)
     model = NMF(2, init="nndsvda", solver="cd", max_iter=500, random_state=3)
-    tokens = model.fit_transform(x)
-    factors = generation.factors(2, layers=[1], negatives="split", seed=3)
-    np.testing.assert_array_equal(factors.tokens, tokens)
-    np.testing.assert_array_equal(factors.components, model.components_)
+    product = model.fit_transform(x) @ model.components_
+    factors = generation.factors(2, layers=[1], negatives="split", seed=3, solver="sklearn")
+    np.testing.assert_allclose(factors.tokens @ factors.components, product, rtol=1e-4, atol=1e-5)
     assert factors.neurons.shape == (2, activations.shape[1])
 
 
@@ -295,9 +293,10 @@ def test_scaled_layers_have_equal_energy_in_the_factorisation(opened: actlake.St
     blocks = [np.maximum(generation.activations([layer]), 0) for layer in (0, 2)]
     scaled = np.concatenate([block / np.linalg.norm(block) for block in blocks], axis=1)
     model = NMF(2, init="nndsvda", solver="cd", max_iter=500, random_state=0)
-    tokens = model.fit_transform(scaled)
-    factors = generation.factors(2, layers=[0, 2], negatives="clip", scale_layers=True)
-    np.testing.assert_allclose(factors.tokens, tokens, rtol=1e-3, atol=1e-4)
+    product = model.fit_transform(scaled) @ model.components_
+    factors = generation.factors(2, layers=[0, 2], negatives="clip", scale_layers=True, solver="sklearn")
+    norms = np.repeat([np.linalg.norm(block) for block in blocks], blocks[0].shape[1])
+    np.testing.assert_allclose(factors.tokens @ factors.neurons, product * norms, rtol=1e-3, atol=1e-3)
     assert factors.neurons.shape == (2, sum(block.shape[1] for block in blocks))
 
 
