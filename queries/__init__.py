@@ -27,7 +27,7 @@ from .neuron import SIGNS, Neuron, Sign
 from .nmf import NMF
 from .provenance import Provenance
 from .saliency import METHODS, Groups, Method, SaliencyMatrix, saliency_matrix
-from .sandbox import QueryResult
+from .sandbox import QueryResult, rows_of
 from .words import BYS, By
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "examples",
     "factorize",
     "find_generations_sql",
+    "rows_of",
     "saliency_matrix",
     "shown",
     "table_text",

@@ -71,6 +71,37 @@ class CorpusAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class SqlAddress:
+    """What the SQL page shows: a query, whether it was run, and the chart of its rows by names of columns."""
+
+    sql: str = ""
+    run: bool = False
+    chart: str = ""
+    x: str = ""
+    y: str = ""
+
+    @classmethod
+    def parse(cls, query: str) -> Self:
+        """The address that a URL's query string says. Raises InvalidOption on a value that no page could show."""
+        known = dict(_pairs(query))
+        return cls(**{name: read(name, known[name]) for name, read in _SQL_READERS.items() if known.get(name)})
+
+    @property
+    def view(self) -> dict[str, str]:
+        """What the page's chart is told."""
+        return {"chart": self.chart, "x": self.x, "y": self.y}
+
+    def query(self) -> str:
+        """The query string that says this address.
+
+        >>> SqlAddress("from runs", run=True).query()
+        '?sql=from+runs&run=1'
+        """
+        said = {each.name: _as_text(getattr(self, each.name)) for each in fields(self) if getattr(self, each.name)}
+        return f"?{urlencode(said)}" if said else ""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationAddress:
     """What a generation's page shows: the view, and in it the options and what is pinned."""
 
@@ -173,4 +204,12 @@ _CORPUS_READERS: dict[str, Callable[[str, str], Any]] = {
     "sort": _one_of(*(order for order in ORDERS if order != "random")),
     "descending": _flag,
     "page": _whole(1, 10**9),
+}
+
+_SQL_READERS: dict[str, Callable[[str, str], Any]] = {
+    "sql": lambda name, text: text,
+    "run": _flag,
+    "chart": _one_of("line", "bar", "scatter", "histogram"),
+    "x": lambda name, text: text,
+    "y": lambda name, text: text,
 }

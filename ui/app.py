@@ -26,6 +26,8 @@ from .corpus import corpus_page
 from .early import Make, install
 from .generation import generation_early, generation_page
 from .handlers import routes
+from .query import stop_all
+from .sql import sql_page
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -45,7 +47,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 
 Page = Callable[[Store], pn.Template]
-PAGES: dict[str, Page] = {"/": corpus_page, "/generation": generation_page}
+PAGES: dict[str, Page] = {"/": corpus_page, "/generation": generation_page, "/sql": sql_page}
 """The app's pages by their route: `/` is the corpus, `/generation?id=N` one generation."""
 
 EARLY: dict[str, Make] = {"/generation": generation_early}
@@ -125,6 +127,8 @@ class Server:
             started.set_result(server.port)
             await stopped.wait()
             server.stop()
+            stop_all()
+            store.close()
 
         try:
             asyncio.run(run())
