@@ -146,9 +146,9 @@ def layer_predictions(
                 states = stream.states[layer].reshape(batch * width, -1)
                 hidden = states[some.to(states.device)]
                 said = head_logits(model.network, model.anatomy, stream, hidden, wanted.lens)
-            parts.append(_predictions(said, of_some))
+            parts.append(target_predictions(said, of_some))
         rank, probability, top_ids, top_probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-        texts = _texts(model, top_ids)
+        texts = token_texts(model, top_ids)
         start = 0
         for row, n in enumerate(lengths):
             rows = slice(start, start + n)
@@ -159,7 +159,7 @@ def layer_predictions(
     return found
 
 
-def _predictions(logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, "rows"]) -> tuple[Tensor, ...]:
+def target_predictions(logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, "rows"]) -> tuple[Tensor, ...]:
     """Rank (1 is the likeliest) and probability of each target, 0 where it is -1; the likeliest tokens, and how likely."""
     logprobs = logits.float().log_softmax(-1)
     logprob = logprobs.gather(-1, targets.clamp(min=0)[:, None])  # (rows, 1)
@@ -174,7 +174,7 @@ def _predictions(logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, "rows
     )
 
 
-def _texts(model: Model, ids: Int[np.ndarray, "rows k"]) -> np.ndarray:
+def token_texts(model: Model, ids: Int[np.ndarray, "rows k"]) -> np.ndarray:
     """The tokens' texts."""
     unique, places = np.unique(ids, return_inverse=True)
     return np.array([model.text.text_of(int(token_id)) for token_id in unique], object)[places].reshape(ids.shape)

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -21,11 +23,13 @@ from transformers import (
 )
 
 from ..errors import ActlakeError, InvalidOption, ModelNotFound, ModelRefused
+from ..store import CapturedPredictions
 from . import builtin
 from .anatomy import Anatomy, check_pattern, find_anatomy
 from .devices import BALANCED, device_of
 from .proof import check_anatomy
 from .quiet import quiet
+from .stream import Lens
 from .text import TokenText
 
 _ADVICE = f"check the name and the connection, or use a local folder, a .gguf file or {builtin.NAME}"
@@ -88,6 +92,44 @@ class Model:
         tables = [module for module in self.network.modules() if isinstance(module, torch.nn.Embedding)]
         paddings = [t.padding_idx for t in tables if t.num_embeddings == limit and t.padding_idx is not None]
         return paddings[0] + 1 if paddings and limit != self.anatomy.vocab_size else 0
+
+    @property
+    def is_causal(self) -> bool:
+        return self.anatomy.is_causal
+
+    def lens_predictions(
+        self, layer: int, hidden: np.ndarray, targets: Sequence[int], lens: Lens = "normed"
+    ) -> CapturedPredictions:
+        """See `asked.lens_predictions`."""
+        from .asked import lens_predictions  # here, because it knows models
+
+        return lens_predictions(self, layer, hidden, targets, lens)
+
+    def lens_ranks(
+        self, layer: int, hidden: np.ndarray, token_ids: Sequence[int], lens: Lens = "normed"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `asked.lens_ranks`."""
+        from .asked import lens_ranks
+
+        return lens_ranks(self, layer, hidden, token_ids, lens)
+
+    def token_ids_of(self, tokens: Sequence[str | int]) -> list[int]:
+        """See `asked.token_ids_of`."""
+        from .asked import token_ids_of
+
+        return token_ids_of(self, tokens)
+
+    def embedded(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """See `asked.embedded`."""
+        from .asked import embedded
+
+        return embedded(self, token_ids)
+
+    def logits_of(self, token_ids: Sequence[int], embeddings: torch.Tensor) -> torch.Tensor:
+        """See `asked.logits_of`."""
+        from .asked import logits_of
+
+        return logits_of(self, token_ids, embeddings)
 
     @cached_property
     def hash(self) -> str:

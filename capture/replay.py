@@ -46,7 +46,7 @@ class Recorded:
     entropy: Float32[np.ndarray, "n"]
     masked: tuple[int, ...] | None = None
     targets: tuple[int, ...] = ()
-    hidden_states: Mapping[int, Float32[np.ndarray, "n d_hidden"]] = field(default_factory=dict)
+    hidden_states: Mapping[int, Float32[np.ndarray, "m d_hidden"]] = field(default_factory=dict)
     layer_predictions: Mapping[int, CapturedPredictions] = field(default_factory=dict)
 
 

@@ -1,6 +1,6 @@
 """One generation: its text, its tokens, and what was recorded of it as arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, Literal
@@ -10,10 +10,13 @@ import pandas as pd
 from jaxtyping import Float32, Int32
 
 from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
-from ..store import Positions, Reader, Snapshot
+from ..store import GRADIENT_TARGETS, GradientTarget, Positions, Reader, Snapshot
+from .asking import AskedModel, Lens, check_is_of, check_lens
 from .factorize import factorize
 from .factors import POSITIONS, FactorMethod, FactorOptions, Factors, Negatives, Solver, Which, check_choice
 from .heat_map import HeatMap, NeuronOrder, heat_map
+from .integrated import Baseline, Rule, check_options, integrated_scores
+from .layers import predictions_after_layers, watched_after_layers
 from .nmf import Progress
 from .saliency import Method, SaliencyMatrix, check_method, merged, saliency_matrix, saliency_of_scores
 from .words import By, token_groups
@@ -117,11 +120,49 @@ class Generation:
         states = self._reader.layers(self._snapshot, self.generation_id, known, of="hidden_states")
         return states.reshape(len(states), len(known), -1)
 
-    def layer_predictions(self) -> pd.DataFrame:
-        """The rows of `layer_predictions`, by layer and position, without generation_id. Raises NotRecorded."""
-        self._check_recorded("layer_predictions")
-        rows = self._reader.rows(self._snapshot, "layer_predictions", generation_id=self.generation_id)
-        return rows.drop_columns(["generation_id"]).to_pandas()
+    def layer_predictions(self, model: AskedModel | None = None, *, lens: Lens = "normed") -> pd.DataFrame:
+        """The rows of `layer_predictions`, by layer and position, without generation_id: as they were recorded, or with the
+        `model` computed from the hidden states that were, by a lens of the final norm or without it (`raw`).
+
+        Of hidden states in bfloat16 or float16 they are not quite those that a capture records, which has them unrounded. An
+        encoder's, computed, say nothing of a token that came next. Raises NotRecorded, InvalidOption.
+        """
+        if model is None:
+            self._check_recorded("layer_predictions")
+            rows = self._reader.rows(self._snapshot, "layer_predictions", generation_id=self.generation_id)
+            return rows.drop_columns(["generation_id"]).to_pandas()
+        positions, layers = self.layer_positions, [layer for layer in self.hidden_layers if layer >= 0]
+        states = self._states_for(model, layers, lens)
+        following = [*self._token_ids()[1:], -1]
+        targets = [following[position] if model.is_causal else -1 for position in positions.tolist()]
+        return predictions_after_layers(model, states, positions, targets, lens)
+
+    def watched(
+        self,
+        model: AskedModel,
+        tokens: Sequence[str | int],
+        position: int | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        lens: Lens = "normed",
+    ) -> pd.DataFrame:
+        """How likely some tokens (texts, as " key" and " keys", or numbers) are to come after a position (the prompt's last,
+        unless told), in what the model would say after each layer: position, layer, token_id, token, rank (1 is the
+        likeliest), probability. From stored hidden states. Raises NotRecorded, UnknownLayer, InvalidOption.
+        """
+        place = self.n_prompt_tokens - 1 if position is None else position
+        (rows,) = np.nonzero(self.layer_positions == place)
+        if not len(rows):
+            known = number_ranges(self.layer_positions.tolist()) or "none: no hidden states were recorded"
+            raise InvalidOption("position", place, f"choose from {known}")
+        ids = model.token_ids_of(tokens)
+        if not ids:
+            raise InvalidOption("tokens", list(tokens), "name at least one token")
+        texts = [token if isinstance(token, str) else f"#{token}" for token in tokens]
+        asked = [layer for layer in self.hidden_layers if layer >= 0] if layers is None else list(layers)
+        states = {layer: of[rows] for layer, of in self._states_for(model, asked, lens).items()}
+        named = dict(zip(ids, texts, strict=True))
+        return watched_after_layers(model, states, self.layer_positions[rows], named, lens)
 
     def saliency(self, method: Method = "grad_x_input", by: By = "token") -> SaliencyMatrix:
         """Shares of each input in each generated token, [output positions, input positions]; a row sums to 1.
@@ -132,6 +173,48 @@ class Generation:
         """
         groups = self.groups(by)
         return merged(self._saliency(method), groups, self.output_positions, by)
+
+    def integrated_gradients(
+        self,
+        model: AskedModel,
+        *,
+        output_positions: Sequence[int] | None = None,
+        n_steps: int = 50,
+        baseline: Baseline = "zero",
+        rule: Rule = "gausslegendre",
+        target: GradientTarget | None = None,
+        by: By = "token",
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> SaliencyMatrix:
+        """Shares of each input in each generated token (or those at `output_positions`) by integrated gradients, signed: a row's
+        scores add up to what the embeddings, and not the `baseline` (zero, mean or pad), make of the token's target, but for
+        `.deltas`, which shrink with `n_steps`.
+
+        Computed by Captum with the model that the generation was captured with; `target` is the run's gradient_target unless
+        told (logit, where no gradients were recorded). Cost: `n_steps` forward and backward passes a token.
+        Raises InvalidOption, MissingLibrary. Source: Sundararajan, Taly & Yan 2017, arXiv:1703.01365.
+        """
+        check_options(n_steps, baseline, rule)
+        self._check_model(model)
+        if not model.is_causal:
+            raise InvalidOption("model", model.name, "integrated gradients are of tokens that a causal model wrote")
+        written = range(self.n_prompt_tokens, self.n_tokens)
+        asked = list(written) if output_positions is None else sorted(set(output_positions))
+        if unknown := set(asked) - set(written):
+            raise InvalidOption("output_positions", sorted(unknown), f"choose from {number_ranges(list(written))}")
+        explained, ids = target or self.gradient_target or "logit", self._token_ids()
+        if explained not in GRADIENT_TARGETS:
+            raise InvalidOption("target", explained, f"choose one of {', '.join(GRADIENT_TARGETS)}")
+        scores, deltas = np.zeros((len(asked), max(self.n_tokens - 1, 0))), np.zeros(len(asked))
+        for row, position in enumerate(asked):
+            of_row, deltas[row] = integrated_scores(
+                model, ids, position, target=explained, n_steps=n_steps, baseline=baseline, rule=rule
+            )
+            scores[row, :position] = of_row
+            if on_progress:
+                on_progress(row + 1, len(asked))
+        matrix = SaliencyMatrix(scores, "integrated_gradients", explained, deltas=deltas)
+        return merged(matrix, self.groups(by), asked, by)
 
     def groups(self, by: By = "word") -> list[tuple[int, int]]:
         """The first and the last position of each word, or line (`queries.words`). Raises InvalidOption."""
@@ -206,6 +289,25 @@ class Generation:
         factors = factorize(activations, options, layers=known, cancel=cancel, on_progress=on_progress)
         ids, neuron = np.full(len(at), self.generation_id), np.array(self.neurons, np.int32)
         return replace(factors, generation_id=ids, position=at, neuron=neuron, positions=positions)
+
+    def _token_ids(self) -> list[int]:
+        rows = self._reader.rows(self._snapshot, "tokens", columns=["token_id"], generation_id=self.generation_id)
+        return rows["token_id"].to_pylist()
+
+    def _check_model(self, model: AskedModel) -> None:
+        columns = ["model", "model_hash"]
+        (run,) = self._reader.rows(self._snapshot, "runs", columns=columns, run_id=self.run_id).to_pylist()
+        check_is_of(model, run["model"], run["model_hash"])
+
+    def _states_for(
+        self, model: AskedModel, layers: Sequence[int], lens: Lens
+    ) -> dict[int, Float32[np.ndarray, "positions d_model"]]:
+        """The hidden states of these layers, for a model to say what it would after them."""
+        check_lens(lens)
+        self._check_recorded("hidden_states")
+        states = self.hidden_states(layers)
+        self._check_model(model)
+        return {layer: np.ascontiguousarray(states[:, number]) for number, layer in enumerate(dict.fromkeys(layers))}
 
     def _n_inputs(self) -> dict[int, int]:
         """Over how many inputs each output position's gradients go: a masked position's over all, a written token's over

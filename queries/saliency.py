@@ -37,6 +37,7 @@ class SaliencyMatrix(np.ndarray):
     `gradient_target`: logit, logprob or contrast), None where it is not known.
 
     `by` says what rows and columns are of: token, word or line; `groups.rows` and `groups.columns` have the positions of each.
+    `deltas`, of integrated gradients, are by how much each row's scores miss the difference that they should add up to.
     A slice or a result of arithmetic is without all of these.
     """
 
@@ -45,6 +46,7 @@ class SaliencyMatrix(np.ndarray):
     target: str | None
     by: By | None
     groups: Groups | None
+    deltas: Float64[np.ndarray, "outputs"] | None
 
     def __new__(
         cls,
@@ -54,15 +56,17 @@ class SaliencyMatrix(np.ndarray):
         *,
         by: By = "token",
         groups: Groups | None = None,
+        deltas: Float64[np.ndarray, "outputs"] | None = None,
     ) -> "SaliencyMatrix":
         totals = np.abs(scores).sum(axis=1, keepdims=True)
         matrix = np.divide(scores, totals, out=np.zeros_like(scores), where=totals > 0).view(cls)
         matrix.scores, matrix.method, matrix.target = scores, method, target
-        matrix.by, matrix.groups = by, groups
+        matrix.by, matrix.groups, matrix.deltas = by, groups, deltas
         return matrix
 
     def __array_finalize__(self, source: object) -> None:
         self.scores, self.method, self.target, self.by, self.groups = (None,) * 5
+        self.deltas = None
 
 
 def merged(
@@ -77,11 +81,13 @@ def merged(
     assert matrix.scores is not None, "a slice of a SaliencyMatrix has no scores"
     rows, columns = within(groups, output_positions), within(groups, range(matrix.shape[1]))
     place = {position: row for row, position in enumerate(output_positions)}
-    scores = matrix.scores
+    scores, deltas = matrix.scores, matrix.deltas
     if rows and columns:
-        scores = np.add.reduceat(scores, [place[first] for first, _ in rows], axis=0)
-        scores = np.add.reduceat(scores, [first for first, _ in columns], axis=1)
-    return SaliencyMatrix(scores, matrix.method or "", matrix.target, by=by, groups=Groups(rows, columns))
+        starts = [place[first] for first, _ in rows]
+        deltas = None if deltas is None else np.add.reduceat(deltas, starts)
+        scores = np.add.reduceat(np.add.reduceat(scores, starts, axis=0), [first for first, _ in columns], axis=1)
+    how = matrix.method or ""
+    return SaliencyMatrix(scores, how, matrix.target, by=by, groups=Groups(rows, columns), deltas=deltas)
 
 
 def saliency_matrix(

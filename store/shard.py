@@ -91,7 +91,7 @@ class CapturedGeneration:
     gradient_scores: Sequence[Float32[np.ndarray, "_ 4"]] | None = None
     masked: Sequence[int] | None = None
     source: Mapping[str, Any] | None = None
-    hidden_states: Mapping[int, Float32[np.ndarray, "n d_hidden"]] | None = None
+    hidden_states: Mapping[int, Float32[np.ndarray, "m d_hidden"]] | None = None
     layer_predictions: Mapping[int, CapturedPredictions] | None = None
 
     @property

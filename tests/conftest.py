@@ -37,6 +37,7 @@ SHAPED = [
         "queries.corpus_tokens",
         "queries.generation",
         "queries.heat_map",
+        "queries.layers",
         "queries.neuron_values",
         "queries.related",
         "queries.saliency",
