@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from actlake.errors import ActlakeError
 from actlake.queries import Generation, Store
+from actlake.queries import display as _display
 
 if TYPE_CHECKING:
     from actlake.capture import capture
@@ -27,6 +28,14 @@ def open(uri: str | os.PathLike[str], *, at: int | None = None) -> Store:  # noq
     FormatTooNew when it was written by a newer actlake.
     """
     return Store(uri, at=at)
+
+
+def _html_of(thing: Any) -> str | None:
+    """What a notebook shows of a result; drawings are imported when the first is shown."""
+    return importlib.import_module("actlake.ui.notebook").html_of(thing)
+
+
+_display.register(_html_of)
 
 
 def __getattr__(name: str) -> Any:

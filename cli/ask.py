@@ -9,7 +9,7 @@ from ..errors import QueryCancelled
 from ..queries import FORMATS, Format, Limits, Store, catalog_text, write_rows
 from ..store import parse_bytes
 from .command import at_option, command
-from .printing import output_stream
+from .printing import bytes_text, output_stream
 
 
 @command
@@ -51,24 +51,46 @@ def sql(store: str, query: str, how: Format, output: Path | None, max_rows: int,
 
 @command
 @click.argument("store", type=str)
-@click.argument("source", metavar="TABLE_OR_QUERY", type=str)
+@click.argument("source", metavar="[TABLE_OR_QUERY]", required=False)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file.")
 @click.option("--format", "how", type=click.Choice(FORMATS[1:]), help="Its format.  [default: by its suffix]")
+@click.option("--generation", type=int, metavar="N", help="In place of rows, a page of generation N that stands alone.")
 @at_option
-def export(store: str, source: str, output: Path, how: Format | None, at: int | None) -> None:
-    """Write a table, a view or a query's rows to a .parquet, .csv, .jsonl or .arrow file.
+def export(
+    store: str, source: str | None, output: Path, how: Format | None, generation: int | None, at: int | None
+) -> None:
+    """Write a table, a view or a query's rows to a .parquet, .csv, .jsonl or .arrow file; or a generation to an HTML page.
 
     Rows are written as they come, and the file appears when it is whole. It is your own query, without the limits of
     `actlake sql` and with your rights; only statements that read are taken.
 
+    The page of a generation holds every view of it that was recorded, with its data, and needs no server and no network.
+
     \b
     actlake export corpus tokens -o tokens.parquet
     actlake export corpus "from saliency where share > 0.2" -o shares.csv
+    actlake export corpus --generation 3 -o page.html
     """
+    if (source is None) == (generation is None):
+        raise click.UsageError("give a table or a query, or --generation N")
+    if generation is not None and how is not None:
+        raise click.UsageError("--format is of rows; a generation is written as HTML")
     try:
-        Store(store, at=at).export(source, output, how)
+        if source is not None:
+            Store(store, at=at).export(source, output, how)
+        elif generation is not None:
+            _save_page(Store(store, at=at), generation, output)
     except KeyboardInterrupt as error:
         raise QueryCancelled from error
+
+
+def _save_page(store: Store, generation: int, output: Path) -> None:
+    from ..ui.saved import save_page
+
+    saved = save_page(store, generation, output)
+    click.echo(f"{output}: {', '.join(saved.views)}; {bytes_text(saved.n_bytes)}")
+    for note in saved.notes:
+        click.echo(f"  left out: {note}", err=True)
 
 
 @command

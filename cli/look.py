@@ -5,13 +5,14 @@ from importlib import resources
 import click
 
 from ..queries import Store, examples, table_text
-from ..store import Location
+from ..store import DEFAULT_RECORDS, Location
 from .command import at_option, command, port_option, terminable
 from .record import captured_bar
 
 DEMO_STORE = "actlake-demo"
 DEMO_MODEL = "smollm2-135m"
-DEMO_OPTIONS = {"max_new_tokens": 32, "batch_size": 4}
+DEMO_RECORDS = (*DEFAULT_RECORDS, "hidden_states", "layer_predictions")  # so that every view has something to show
+DEMO_OPTIONS = {"max_new_tokens": 32, "batch_size": 4, "record": DEMO_RECORDS}
 
 
 @command

@@ -3,6 +3,7 @@
 from .catalog import catalog_text
 from .database import Store
 from .decompositions import ICA, PCA, KMeans
+from .display import VIEW_NAMES, Displayed, View, ViewName
 from .examples import Example, examples
 from .export import whole_file
 from .factorize import factorize
@@ -28,8 +29,6 @@ from .nmf import NMF
 from .provenance import Provenance
 from .saliency import METHODS, Groups, Method, SaliencyMatrix, saliency_matrix
 from .sandbox import QueryResult, rows_of
-from .saved_factors import SavedFactors, saved_factors, top_tokens_sql
-from .selection import token_condition
 from .words import BYS, By
 
 __all__ = [
@@ -46,7 +45,9 @@ __all__ = [
     "POSITIONS",
     "SIGNS",
     "SOLVERS",
+    "VIEW_NAMES",
     "By",
+    "Displayed",
     "Example",
     "FactorMethod",
     "FactorOptions",
@@ -66,10 +67,11 @@ __all__ = [
     "Provenance",
     "QueryResult",
     "SaliencyMatrix",
-    "SavedFactors",
     "Sign",
     "Solver",
     "Store",
+    "View",
+    "ViewName",
     "Which",
     "catalog_text",
     "examples",
@@ -77,11 +79,8 @@ __all__ = [
     "find_generations_sql",
     "rows_of",
     "saliency_matrix",
-    "saved_factors",
     "shown",
     "table_text",
-    "token_condition",
-    "top_tokens_sql",
     "whole_file",
     "write_rows",
 ]

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32, Int32, Int64
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, number_ranges
+from .display import Displayed
 
 FactorMethod = Literal["nmf", "pca", "ica", "kmeans"]
 FACTOR_METHODS: tuple[FactorMethod, ...] = get_args(FactorMethod)
@@ -23,8 +24,8 @@ Solver = Literal["hals", "sklearn"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 
-@dataclass(frozen=True)
-class Factors:
+@dataclass(frozen=True, repr=False)
+class Factors(Displayed):
     """`k` factors of the activations X of some tokens and layers: `X ≈ mean + tokens @ components`, the most explained first.
 
     tokens      float32 [tokens, k], how present each factor is at each token; ≥ 0 but in pca and ica, 0 or 1 in kmeans
@@ -66,6 +67,11 @@ class Factors:
     generation_id: Int64[np.ndarray, "tokens"] | None = None
     position: Int32[np.ndarray, "tokens"] | None = None
     neuron: Int32[np.ndarray, "d_ff"] | None = None
+    generation: Any = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        shape = f"{self.k} × {self.method} of {len(self.tokens)} tokens, layers {number_ranges(self.layers)}"
+        return f"Factors({shape}; error {self.error:.3f})"
 
     @property
     def k(self) -> int:

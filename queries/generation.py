@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int32
 from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLayer, number_ranges
 from ..store import GRADIENT_TARGETS, GradientTarget, Positions, Reader, Snapshot
 from .asking import AskedModel, Lens, check_is_of, check_lens
+from .display import VIEW_NAMES, Displayed, View, ViewName
 from .factorize import factorize
 from .factors import POSITIONS, FactorMethod, FactorOptions, Factors, Negatives, Solver, Which, check_choice
 from .heat_map import HeatMap, NeuronOrder, heat_map
@@ -22,8 +23,8 @@ from .saliency import Method, SaliencyMatrix, check_method, merged, saliency_mat
 from .words import By, token_groups
 
 
-@dataclass(frozen=True)
-class Generation:
+@dataclass(frozen=True, repr=False)
+class Generation(Displayed):
     """A prompt and what the model wrote after it; `n_tokens` positions, the first `n_prompt_tokens` of them the prompt.
 
     `layers` and `neurons` are those whose activations were recorded, the same neurons in each layer; `hidden_layers` are
@@ -49,6 +50,10 @@ class Generation:
     _positions: Positions = field(repr=False, compare=False)
     _reader: Reader = field(repr=False, compare=False)
     _snapshot: Snapshot = field(repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        written = self.n_tokens - self.n_prompt_tokens
+        return f"Generation({self.generation_id}, {self.n_prompt_tokens} + {written} tokens of {self.model!r})"
 
     @property
     def text(self) -> str:
@@ -172,7 +177,9 @@ class Generation:
         `.groups` says of which positions each row and column then is. Raises NotRecorded when neither is there; InvalidOption.
         """
         groups = self.groups(by)
-        return merged(self._saliency(method), groups, self.output_positions, by)
+        matrix = merged(self._saliency(method), groups, self.output_positions, by)
+        matrix.generation = self
+        return matrix
 
     def integrated_gradients(
         self,
@@ -214,7 +221,9 @@ class Generation:
             if on_progress:
                 on_progress(row + 1, len(asked))
         matrix = SaliencyMatrix(scores, "integrated_gradients", explained, deltas=deltas)
-        return merged(matrix, self.groups(by), asked, by)
+        explanation = merged(matrix, self.groups(by), asked, by)
+        explanation.generation = self
+        return explanation
 
     def groups(self, by: By = "word") -> list[tuple[int, int]]:
         """The first and the last position of each word, or line (`queries.words`). Raises InvalidOption."""
@@ -246,7 +255,7 @@ class Generation:
         see `queries.heat_map.heat_map`. Raises NotRecorded, UnknownLayer, InvalidOption.
         """
         values, neurons = self.activations([layer]), np.array(self.neurons, np.int32)
-        return heat_map(
+        found = heat_map(
             values,
             neurons,
             layer=layer,
@@ -256,6 +265,7 @@ class Generation:
             most=most,
             seed=seed,
         )
+        return replace(found, generation=self)
 
     def factors(
         self,
@@ -288,7 +298,47 @@ class Generation:
             at, activations = at[wanted], activations[wanted]
         factors = factorize(activations, options, layers=known, cancel=cancel, on_progress=on_progress)
         ids, neuron = np.full(len(at), self.generation_id), np.array(self.neurons, np.int32)
-        return replace(factors, generation_id=ids, position=at, neuron=neuron, positions=positions)
+        return replace(factors, generation_id=ids, position=at, neuron=neuron, positions=positions, generation=self)
+
+    def show(
+        self,
+        view: ViewName = "saliency",
+        *args: Any,
+        output: int | None = None,
+        detailed: bool = False,
+        factor: int | None = None,
+        cell: tuple[int, int] | None = None,
+        watch: Sequence[str] = (),
+        position: int | None = None,
+        model: AskedModel | None = None,
+        **options: Any,
+    ) -> View:
+        """A view that displays itself in a notebook: "saliency", "factors", "activations" (a heat map) or "layers".
+
+        The rest goes to `saliency`, `factors`, `heat_map` or `layer_predictions`. `output` (and `detailed` numbers), `factor`
+        or `cell` (a layer and a position) say what is pinned. Of layers, the tokens of `watch` are compared at `position` (the
+        last of the prompt unless told), by `model`. Raises InvalidOption, and what those raise.
+        """
+        state: dict[str, Any] = {"output": output, "detailed": detailed, "factor": factor, "cell": cell and list(cell)}
+        if view == "layers":
+            recorded = "layer_predictions" in self.recorded
+            predictions = self.layer_predictions(None if recorded else model, **options)
+            at = self.n_prompt_tokens - 1 if position is None else position
+            if watch and model is None:
+                raise InvalidOption(
+                    "watch", list(watch), "give the model, since tokens are watched in what it says: model=…"
+                )
+            watched = self.watched(model, watch, at) if watch and model is not None else None
+            return View(view, self, predictions, state, watched, at)
+        makers: dict[str, Callable[..., Any]] = {
+            "saliency": self.saliency,
+            "factors": self.factors,
+            "activations": self.heat_map,
+        }
+        made = makers.get(view)
+        if made is None:
+            raise InvalidOption("view", view, f"choose one of {', '.join(VIEW_NAMES)}")
+        return View(view, self, made(*args, **options), state)
 
     def _token_ids(self) -> list[int]:
         rows = self._reader.rows(self._snapshot, "tokens", columns=["token_id"], generation_id=self.generation_id)

@@ -1,12 +1,13 @@
 """A layer's activations as a heat map: the neurons that vary most, in an order that puts like beside like."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from ..errors import InvalidOption
+from .display import Displayed
 
 NeuronOrder = Literal["neuron", "agglomerative", "kmeans"]
 NEURON_ORDERS: tuple[NeuronOrder, ...] = get_args(NeuronOrder)
@@ -14,8 +15,8 @@ NEURON_ORDERS: tuple[NeuronOrder, ...] = get_args(NeuronOrder)
 MOST_DRAWN = 5000
 
 
-@dataclass(frozen=True)
-class HeatMap:
+@dataclass(frozen=True, repr=False)
+class HeatMap(Displayed):
     """Activations of some neurons of a layer, [positions, neurons], float32, in the order to draw them.
 
     `neurons` are their numbers; `clusters` (None for `order="neuron"`) the cluster of each, those of one cluster side by side
@@ -29,6 +30,11 @@ class HeatMap:
     layer: int
     order: NeuronOrder
     n_neurons: int
+    generation: Any = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        rows, columns = self.values.shape
+        return f"HeatMap(layer {self.layer}, {rows} positions × {columns} of {self.n_neurons} neurons, order={self.order!r})"
 
 
 def heat_map(

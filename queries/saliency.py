@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from ..errors import InvalidOption
+from .display import Displayed
 from .words import By, Group, within
 
 Method = Literal["grad_x_input", "grad_norm", "grad_dot_input", "grad_x_input_l1"]
@@ -27,7 +28,7 @@ class Groups(NamedTuple):
     columns: list[Group]
 
 
-class SaliencyMatrix(np.ndarray):
+class SaliencyMatrix(Displayed, np.ndarray):
     """Shares of saliency, [output positions, input positions], float64: a NumPy array that knows its scores.
 
     Row `r` is output position `n_prompt_tokens + r`, column `i` is input position `i`; what an output cannot see is 0. Of a
@@ -38,6 +39,7 @@ class SaliencyMatrix(np.ndarray):
 
     `by` says what rows and columns are of: token, word or line; `groups.rows` and `groups.columns` have the positions of each.
     `deltas`, of integrated gradients, are by how much each row's scores miss the difference that they should add up to.
+    `generation` is what it is of: a notebook draws its tokens.
     A slice or a result of arithmetic is without all of these.
     """
 
@@ -47,6 +49,7 @@ class SaliencyMatrix(np.ndarray):
     by: By | None
     groups: Groups | None
     deltas: Float64[np.ndarray, "outputs"] | None
+    generation: Any
 
     def __new__(
         cls,
@@ -67,6 +70,7 @@ class SaliencyMatrix(np.ndarray):
     def __array_finalize__(self, source: object) -> None:
         self.scores, self.method, self.target, self.by, self.groups = (None,) * 5
         self.deltas = None
+        self.generation = None
 
 
 def merged(

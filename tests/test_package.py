@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "ui": {"errors", "store", "queries", "capture"},
     "cli": {"errors", "store", "capture", "queries", "ui"},
     "__main__": {"cli"},
-    "__init__": {"errors", "queries", "capture"},
+    "__init__": {"errors", "queries", "capture", "ui"},  # ui by name alone, when something is displayed
 }
 
 

@@ -9,13 +9,32 @@ from typing import Any, Literal, Self, get_args
 from urllib.parse import parse_qsl, urlencode
 
 from ..errors import InvalidOption, number_ranges
-from ..queries import METHODS, ORDERS, Method, Order
+from ..queries import (
+    BYS,
+    FACTOR_METHODS,
+    METHODS,
+    NEGATIVES,
+    NEURON_ORDERS,
+    ORDERS,
+    POSITIONS,
+    By,
+    FactorMethod,
+    Method,
+    Negatives,
+    NeuronOrder,
+    Order,
+    Which,
+)
 from ..store import parse_ranges
 
-View = Literal["saliency", "factors"]
+View = Literal["saliency", "factors", "activations", "layers"]
 MAX_FACTORS = 64
 METADATA = "meta."
 """What names of parameters that filter by metadata begin with."""
+MAX_RERUNS = 9
+MAX_CLUSTERS = 64
+MAX_DRAWN = 5000
+MAX_WATCHED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +127,24 @@ class GenerationAddress:
     id: int
     view: View = "saliency"
     method: Method = "grad_x_input"
+    by: By = "token"
     detail: bool = False
     output: int | None = None
     k: int | None = None
     layers: tuple[int, ...] | None = None
     factor: int | None = None
+    factor_method: FactorMethod = "nmf"
+    positions: Which = "all"
+    negatives: Negatives = "auto"
+    scale: bool = False
+    seed: int = 0
+    reruns: int = 0
+    layer: int | None = None
+    order: NeuronOrder = "neuron"
+    clusters: int = 8
+    most: int = 400
+    cell: tuple[int, int] | None = None
+    watch: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, query: str) -> Self:
@@ -133,54 +165,9 @@ class GenerationAddress:
         '?id=3&view=factors&layers=0%2C3-5'
         """
         said = {
-            field.name: _as_text(getattr(self, field.name))
+            field.name: _SAID.get(field.name, _as_text)(getattr(self, field.name))
             for field in fields(self)
             if field.name == "id" or getattr(self, field.name) != field.default
-        }
-        return f"?{urlencode(said)}"
-
-
-@dataclass(frozen=True, slots=True)
-class NeuronAddress:
-    """What a neuron's page shows: the neuron, at which tokens, and how.
-
-    `token`, `key` with `value` (of metadata) and `where` are filters; `n` is how many examples of each sign; `seed` draws the
-    random ones.
-    """
-
-    layer: int
-    neuron: int
-    run: int | None = None
-    generated: bool = False
-    token: str = ""
-    key: str = ""
-    value: str = ""
-    where: str = ""
-    n: int = 6
-    seed: int = 0
-    log: bool = False
-    whole: bool = False
-    related: bool = False
-
-    @classmethod
-    def parse(cls, query: str) -> Self:
-        """The address that a URL's query string says. Raises InvalidOption on a value that no page could show."""
-        given = dict(_pairs(query))
-        for name in ("layer", "neuron"):
-            if not given.get(name):
-                raise InvalidOption(name, "", "the address of a neuron is /neuron?layer=NUMBER&neuron=NUMBER")
-        return cls(**{name: read(name, given[name]) for name, read in _NEURON_READERS.items() if given.get(name)})
-
-    def query(self) -> str:
-        """The query string that says this address; options at their defaults are left out.
-
-        >>> NeuronAddress(4, 1234, token="the").query()
-        '?layer=4&neuron=1234&token=the'
-        """
-        said = {
-            field.name: _as_text(getattr(self, field.name))
-            for field in fields(self)
-            if field.name in ("layer", "neuron") or getattr(self, field.name) != field.default
         }
         return f"?{urlencode(said)}"
 
@@ -232,6 +219,20 @@ def _as_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, bool | int) else str(value)
 
 
+def _cell(name: str, text: str) -> tuple[int, int]:
+    layer, _, position = text.partition(".")
+    if not _is_number(layer.removeprefix("-")) or not _is_number(position):
+        raise InvalidOption(name, text, "it must be a layer and a position, as 12.40")
+    return int(layer), int(position)
+
+
+def _watched(name: str, text: str) -> tuple[str, ...]:
+    watched = tuple(text.split("\n"))
+    if len(watched) > MAX_WATCHED:
+        raise InvalidOption(name, text, f"at most {MAX_WATCHED} tokens are watched at once")
+    return watched
+
+
 _READERS: dict[str, Callable[[str, str], Any]] = {
     "id": _whole(0),
     "view": _one_of(*get_args(View)),
@@ -241,6 +242,24 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "k": _whole(1, MAX_FACTORS),
     "layers": lambda name, text: parse_layers(text),
     "factor": _whole(0, MAX_FACTORS - 1),
+    "by": _one_of(*BYS),
+    "factor_method": _one_of(*FACTOR_METHODS),
+    "positions": _one_of(*POSITIONS),
+    "negatives": _one_of(*NEGATIVES),
+    "scale": _flag,
+    "seed": _whole(0, 2**31 - 1),
+    "reruns": _whole(0, MAX_RERUNS),
+    "layer": _whole(0),
+    "order": _one_of(*NEURON_ORDERS),
+    "clusters": _whole(1, MAX_CLUSTERS),
+    "most": _whole(1, MAX_DRAWN),
+    "cell": _cell,
+    "watch": _watched,
+}
+
+_SAID: dict[str, Callable[[Any], str]] = {
+    "cell": lambda cell: f"{cell[0]}.{cell[1]}",
+    "watch": "\n".join,
 }
 
 _CORPUS_READERS: dict[str, Callable[[str, str], Any]] = {
@@ -257,15 +276,4 @@ _SQL_READERS: dict[str, Callable[[str, str], Any]] = {
     "chart": _one_of("line", "bar", "scatter", "histogram"),
     "x": lambda name, text: text,
     "y": lambda name, text: text,
-}
-
-_NEURON_READERS: dict[str, Callable[[str, str], Any]] = {
-    "layer": _whole(0),
-    "neuron": _whole(0),
-    "run": _whole(0),
-    "generated": _flag,
-    **dict.fromkeys(("token", "key", "value", "where"), lambda name, text: text),
-    "n": _whole(1, 40),
-    "seed": _whole(0),
-    **dict.fromkeys(("log", "whole", "related"), _flag),
 }

@@ -11,7 +11,12 @@ from pathlib import Path
 
 STATIC = Path(__file__).parent / "static"
 
-VIEWS: dict[str, str] = {"saliency": "saliency", "factors": "factors", "neuron": "neuron"}
+VIEWS: dict[str, str] = {
+    "saliency": "saliency",
+    "factors": "factors",
+    "activations": "activations",
+    "layers": "layers",
+}
 """What draws each kind of payload: the kind, and the function (of the part `static/KIND.js`) that draws it."""
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
@@ -44,4 +49,4 @@ def joined(*names: str) -> str:
 @cache
 def drawing_css() -> str:
     """The stylesheet of the drawings."""
-    return "".join((STATIC / f"{name}.css").read_text(encoding="utf-8") for name in ("strip", "examples"))
+    return (STATIC / "strip.css").read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ import pytest
 from actlake.store import (
     TABLES,
     CapturedGeneration,
+    CapturedPredictions,
     CapturedTokens,
     Commit,
     Location,
@@ -66,22 +67,20 @@ class Written(NamedTuple):
 
 @pytest.fixture(scope="session")
 def write_store() -> Callable[..., actlake.Store]:
-    """A function that writes generations, each (texts, n_prompt, …), into a folder and opens the store; in several shards each
-    has every so-manieth of them.
+    """A function that writes generations, each (texts, n_prompt, …), into a folder and opens the store.
 
     The vectors are random, the same each time.
     """
 
-    def write(path: Path, *written: Any, recorded: Sequence[str] = RECORDED, shards: int = 1) -> actlake.Store:
+    def write(path: Path, *written: Any, recorded: Sequence[str] = RECORDED) -> actlake.Store:
         location = Location.of(path)
         log = Log(location)
         runs = write_table(location, TABLES["runs"], _run(recorded))
         log.commit(lambda _: Commit("register", "run", add=[runs], reserve=Reservation(0, 0, len(written))))
         if written:
             generations = [_generation(i, Written(*one), recorded) for i, one in enumerate(written)]
-            for number in range(shards):
-                files = write_shard(location, generations[number::shards], "float32")
-                log.commit(lambda _, number=number, files=files: Commit("append", f"shard-{number}", add=files))
+            files = write_shard(location, generations, "float32")
+            log.commit(lambda _: Commit("append", "shard", add=files))
         return actlake.open(str(path))
 
     return write
@@ -175,4 +174,24 @@ def _generation(generation_id: int, written: Written, recorded: Sequence[str]) -
         embeddings=vectors(n, D_MODEL) if "embeddings" in recorded else None,
         gradients=[vectors(output, D_MODEL) for output in range(p, n)] if "gradients" in recorded else None,
         activations={layer: vectors(n, D_FF) for layer in LAYERS} if "activations" in recorded else None,
+        layer_predictions=_predictions(written.texts) if "layer_predictions" in recorded else None,
     )
+
+
+def _predictions(texts: Sequence[str]) -> dict[int, CapturedPredictions]:
+    """Layer 0 thinks that each token comes again, at rank 7 for what came next; layer 1 is right."""
+    n = len(texts)
+    ids = np.arange(100, 100 + n, dtype=np.int32)
+    following = np.append(ids[1:], 100).astype(np.int32)
+    said = {0: np.stack([ids, following], 1), 1: np.stack([following, ids], 1)}
+    came_next = np.arange(n) < n - 1
+    return {
+        layer: CapturedPredictions(
+            np.where(came_next, 7 if layer == 0 else 1, 0).astype(np.int32),
+            np.where(came_next, 0.03125 if layer == 0 else 0.75, 0).astype(np.float32),
+            top,
+            np.array([texts[token_id - 100] for token_id in top.ravel()], object).reshape(top.shape),
+            np.tile(np.array([0.75, 0.125], np.float32), (n, 1)),
+        )
+        for layer, top in said.items()
+    }

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from actlake.errors import InvalidOption
+from actlake.ui.desk import Desk
 from actlake.ui.drawing import Drawing
-from actlake.ui.generation import Desk
 
 
 def test_only_the_newest_of_three_requests_is_drawn_and_the_middle_one_is_never_worked_on() -> None:

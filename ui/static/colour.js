@@ -1,5 +1,7 @@
 /** Colours: those of the theme, read from the page's custom properties, and palettes with an ink that stays readable. */
 
+import {shape} from "./base.js";
+
 /** How many steps a palette has. */
 export const LEVELS = 255;
 
@@ -52,6 +54,18 @@ export function level(value, ceiling) {
 /** The colour that lies on the surface when `colour` covers it by `alpha`. */
 export function mixed(surface, colour, alpha) {
   return surface.map((channel, i) => channel + (colour[i] - channel) * alpha);
+}
+
+/** A bar that shows a scale: `colourAt(t)` for t from 0 to 1. */
+export function ramp(colourAt, label) {
+  const svg = shape("svg", {class: "ramp", viewBox: "0 0 48 1", preserveAspectRatio: "none", "shape-rendering": "crispEdges", role: "img", "aria-label": label});
+  for (let i = 0; i < 48; i++) svg.append(shape("rect", {x: i, y: 0, width: 1, height: 1, fill: colourAt(i / 47)}));
+  return svg;
+}
+
+/** The scale of signed values: the one colour for what is below zero, the other for what is above. */
+export function signedRamp(theme, label) {
+  return ramp((t) => rgba(t < 0.5 ? theme.negative : theme.positive, Math.abs(2 * t - 1).toFixed(3)), label);
 }
 
 export function rgba([r, g, b], alpha) { return `rgba(${r}, ${g}, ${b}, ${alpha})`; }

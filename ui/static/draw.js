@@ -2,6 +2,7 @@
 
 import {node} from "./base.js";
 import {themeOf, watchTheme} from "./colour.js";
+import {tools} from "./tools.js";
 
 /** Draws `data` (what `actlake.ui` makes, whose `kind` names the view) into `element`, and again when the page becomes
  *  light or dark. options: state (what is pinned and chosen), onChange(change of the state).
@@ -13,6 +14,8 @@ export function draw(element, data, {state = {}, onChange = () => {}} = {}) {
   const again = () => {
     const change = (changed) => { now = {...now, ...changed}; onChange(changed); };
     drawn = view(element, data, {state: now, theme: themeOf(element), onChange: change});
+    if (data.note) drawn.element.append(node("p", "left-out", `Left out: ${data.note}.`));
+    drawn.element.append(tools(drawn.element, data.name ?? data.kind, drawn.table));
   };
   const unwatch = watchTheme(again);
   again();

@@ -1,7 +1,7 @@
 /** Factors of activations: a sparkline for each, beside the tokens that they colour. */
 
-import {button, floats, node, shape, signedText} from "./base.js";
-import {LEVELS, level, palette, rgba} from "./colour.js";
+import {button, exactText, floats, node, percent, shape, signedText} from "./base.js";
+import {LEVELS, level, palette, ramp, rgba, signedRamp} from "./colour.js";
 import {mention, tokenFacts, tokenLine} from "./tokens.js";
 
 const SPARK_BINS = 240;
@@ -101,15 +101,18 @@ export function factors(element, data, {state, theme, onChange}) {
     const reading = node("span", "reading");
     reading.append(`Factor ${factor} peaks at `, mention(tokens, peak));
     const scale = node("span", "legend");
-    const ramp = node("span", "ramp");
-    if (signed) {
-      ramp.style.background = `linear-gradient(to right, ${rgba(theme.negative, 1)}, ${rgba(theme.negative, 0)} 50%, ${rgba(theme.positive, 0)} 50%, ${rgba(theme.positive, 1)})`;
-      scale.append(node("span", "", "− its peak"), ramp, node("span", "", "+ its peak"));
-    } else {
-      ramp.style.background = `linear-gradient(to right, ${rgba(colours[factor], 0)}, ${rgba(colours[factor], 1)})`;
-      scale.append(node("span", "", "0"), ramp, node("span", "", "its peak"));
-    }
+    if (signed) scale.append(node("span", "", "− its peak"), signedRamp(theme, "blue is negative, orange positive"), node("span", "", "+ its peak"));
+    else scale.append(node("span", "", "0"), ramp((t) => rgba(colours[factor], t.toFixed(3)), "the darker, the stronger"), node("span", "", "its peak"));
+    reading.append(...numbersOf(factor));
     readout.replaceChildren(reading, scale, hint);
+  }
+
+  /** What is known of a factor as a whole. */
+  function numbersOf(factor) {
+    const said = [];
+    if (given.explained) said.push(`explains ${percent(given.explained[factor])}`);
+    if (given.stability) said.push(`stability ${given.stability[factor].toFixed(2)}`);
+    return said.map((text) => node("span", "number", `· ${text}`));
   }
 
   function facts(position) {
@@ -117,7 +120,7 @@ export function factors(element, data, {state, theme, onChange}) {
     if (Number.isNaN(exact[position * k])) return [...rows, ["factors", "no activations recorded here"]];
     const order = Array.from({length: k}, (_, factor) => factor)
       .sort((a, b) => Math.abs(values[position * k + b]) - Math.abs(values[position * k + a]));
-    for (const factor of order.slice(0, 3)) rows.push([`factor ${factor}, of its peak`, signedText(values[position * k + factor], 4)]);
+    for (const factor of order.slice(0, 3)) rows.push([`factor ${factor}`, `${exactText(exact[position * k + factor])} (${signedText(100 * values[position * k + factor], 1)}% of its peak)`]);
     return rows;
   }
 
@@ -139,6 +142,12 @@ export function factors(element, data, {state, theme, onChange}) {
     pointer.hidden = true;
     plot.append(pointer);
     row.append(number, plot);
+    if (given.explained || given.stability) {
+      const facts = node("span", "spark-facts");
+      if (given.explained) facts.append(node("span", "", percent(given.explained[factor])));
+      if (given.stability) facts.append(node("span", "spark-stability", `stable ${given.stability[factor].toFixed(2)}`));
+      row.append(facts);
+    }
     return {
       factor,
       element: row,
@@ -151,6 +160,10 @@ export function factors(element, data, {state, theme, onChange}) {
 
   return {
     element: strip,
+    table: () => ({
+      columns: ["position", "token", "factor", "value"],
+      rows: tokens.text.flatMap((text, position) => Array.from({length: k}, (_, factor) => [position, text, factor, exact[position * k + factor]])),
+    }),
     update(now) {
       pinned = isFactor(now.factor) ? now.factor : null;
       for (const spark of sparks) spark.element.setAttribute("aria-pressed", String(spark.factor === pinned));

@@ -1,7 +1,7 @@
 /** Input saliency on a line of tokens: how much each input moved one output. */
 
 import {choice, floats, node, percent, signedText} from "./base.js";
-import {level, palette, rgb, rgba} from "./colour.js";
+import {level, palette, ramp, rgb, rgba, signedRamp} from "./colour.js";
 import {mention, tokenFacts, tokenLine} from "./tokens.js";
 
 const STRONGEST_SHOWN = 4;
@@ -111,17 +111,11 @@ export function saliency(element, data, {state, theme, onChange}) {
   function legend() {
     const box = node("div", "legend");
     const top = percent(ceiling, 0);
-    const ramp = node("span", "ramp");
-    ramp.setAttribute("role", "img");
-    if (given.signed) {
-      ramp.style.background = `linear-gradient(to right, ${rgba(theme.negative, 1)}, ${rgba(theme.negative, 0)} 50%, ${rgba(theme.positive, 0)} 50%, ${rgba(theme.positive, 1)})`;
-      box.append(node("span", "legend-name", "signed share"), node("span", "", `against ${clipped ? "≤ " : ""}−${top}`), ramp, node("span", "", `${clipped ? "≥ " : ""}+${top} for`));
-      ramp.setAttribute("aria-label", "blue speaks against the output, orange for it");
-    } else {
-      ramp.style.background = `linear-gradient(to right, ${rgba(theme.magnitude, 0)}, ${rgba(theme.magnitude, 1)})`;
-      box.append(node("span", "legend-name", "share"), node("span", "", "0"), ramp, node("span", "", `${clipped ? "≥ " : ""}${top}`));
-      ramp.setAttribute("aria-label", "the darker, the larger the share");
-    }
+    if (given.signed)
+      box.append(node("span", "legend-name", "signed share"), node("span", "", `against ${clipped ? "≤ " : ""}−${top}`), signedRamp(theme, "blue speaks against the output, orange for it"), node("span", "", `${clipped ? "≥ " : ""}+${top} for`));
+    else
+      box.append(node("span", "legend-name", "share"), node("span", "", "0"), ramp((t) => rgba(theme.magnitude, t.toFixed(3)), "the darker, the larger the share"), node("span", "", `${clipped ? "≥ " : ""}${top}`));
+    if (given.target) box.append(node("span", "", `of the ${given.target}`));
     box.append(swatch("swatch-output", "output explained"), swatch("swatch-generated", given.masked ? "masked" : "generated"));
     return box;
   }
@@ -133,6 +127,10 @@ export function saliency(element, data, {state, theme, onChange}) {
 
   return {
     element: strip,
+    table: () => ({
+      columns: ["output_position", "input_position", "token", "share"],
+      rows: rows.size ? inputs().map((input) => [tokens.last[shown], tokens.first[input], tokens.text[input], share(shown, input)]) : [],
+    }),
     update(now) {
       pinned = boxAt(now.output);
       detail(Boolean(now.detailed));

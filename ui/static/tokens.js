@@ -21,6 +21,8 @@ export function tokenLine(strip, tokens, handlers) {
     face.append(...pieces(text));
     const note = node("span", "note");
     box.append(node("span", "position", String(tokens.first[position])), face, note);
+    const role = tokens.role?.[position];
+    if (role && role !== tokens.role[position - 1]) line.append(node("span", "role", role));
     const opensLine = /^[\r\n]+[^\r\n]/.test(text);
     if (opensLine) line.append(node("span", "break"));
     line.append(box);
@@ -145,6 +147,9 @@ export function pieces(text) {
   if (end < text.length) drawn.push(node("span", "text", text.slice(end)));
   return drawn;
 }
+
+/** A token's text as a canvas can write it: the same signs in place of what is not seen. */
+export function plain(text) { return pieces(text).map((piece) => piece.textContent).join(""); }
 
 /** A token named in a sentence. */
 export function mention(tokens, position) {
