@@ -29,6 +29,8 @@ from .nmf import NMF
 from .provenance import Provenance
 from .saliency import METHODS, Groups, Method, SaliencyMatrix, saliency_matrix
 from .sandbox import QueryResult, rows_of
+from .saved_factors import SavedFactors, saved_factors, top_tokens_sql
+from .selection import token_condition
 from .words import BYS, By
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "Provenance",
     "QueryResult",
     "SaliencyMatrix",
+    "SavedFactors",
     "Sign",
     "Solver",
     "Store",
@@ -79,8 +82,11 @@ __all__ = [
     "find_generations_sql",
     "rows_of",
     "saliency_matrix",
+    "saved_factors",
     "shown",
     "table_text",
+    "token_condition",
+    "top_tokens_sql",
     "whole_file",
     "write_rows",
 ]

@@ -5,14 +5,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as pads
 
-from ..errors import InvalidOption, PromptsNotKept, RunNotFound, UnknownLayer
+from ..errors import InvalidOption, PromptsNotKept, RunNotFound, UnknownLayer, UnknownNeuron
 from ..store import (
     TABLES,
     Batch,
@@ -31,6 +31,7 @@ from ..store.neurons import Some, some_neurons, with_neurons
 from ..store.shapes import shape_of
 from .catalog import dot_command
 from .connection import Database, empty_files
+from .corpus_tokens import token_numbers
 from .export import export
 from .factor_corpus import factors_of_slice
 from .factor_slice import Slice
@@ -51,6 +52,8 @@ from .responding import moments
 from .sandbox import QueryResult, Sandbox
 from .saved import factorization_of, factors_of
 from .script import views_script
+from .selection import selected_tokens
+from .similarity import MOST_NEURONS, cka_of_layers, correlations_of_neurons
 
 if TYPE_CHECKING:
     from datasets import IterableDatasetDict
@@ -414,13 +417,13 @@ class Store:
     ) -> pd.DataFrame:
         """Neurons by how much they prefer the positions where `predicate` holds, the greatest preference first.
 
-        `predicate` is a SQL condition on the columns of `tokens` and `generations`: `"token = '.'"`, `"rank > 1"`; it is
-        yours, as the query of `sql` is. Columns: layer, neuron, n_selected, mean_selected, mean_others, and
+        `predicate` is a SQL condition on the columns of `tokens` and `generations`: `"token = '.'"`, `"rank > 1"`,
+        evaluated as in `read_sql`. Columns: layer, neuron, n_selected, mean_selected, mean_others, and
         effect_size: the difference of the means in pooled standard deviations (Cohen 1988, d). A position counts where
         the neuron was recorded. All runs together unless
         `run_id` names one; special tokens are left out unless told. Cost: one pass over the layers' vectors.
 
-        Raises QueryError, UnknownLayer, RunNotFound; InvalidOption when the predicate holds nowhere, or everywhere.
+        Raises QueryError, QueryStopped, UnknownLayer, RunNotFound; InvalidOption when the predicate holds nowhere, or everywhere.
         """
         known = sorted({layer for shape in shapes(self.snapshot, self._reader).values() for layer in shape.layers})
         asked = known if layers is None else sorted(set(layers))
@@ -429,14 +432,13 @@ class Store:
         runs = len(self.snapshot.reservations)
         if run_id is not None and not 0 <= run_id < runs:
             raise RunNotFound(run_id, runs)
-        query = """
-            from tokens join generations using (generation_id)
-            where ($special or not is_special) and run_id = coalesce($run, run_id)
-            order by generation_id, position
-        """
-        with self.reading(query, {"special": special, "run": run_id}) as positions:
-            holds = duckdb.CoalesceOperator(duckdb.SQLExpression(predicate), duckdb.ConstantExpression(False))
-            selected = positions.select("generation_id", "position", holds.cast("boolean").alias("selected")).df()
+        corpus = self._neurons.tokens
+        counts = self._neurons.in_runs(range(runs) if run_id is None else [run_id])
+        if not special:
+            counts &= ~corpus.is_special
+        holds = corpus.marked(selected_tokens(self.read_sql, predicate, len(corpus)))[counts]
+        numbers = corpus.numbers[counts]
+        selected = pd.DataFrame({"generation_id": numbers >> 32, "position": numbers & 0xFFFFFFFF, "selected": holds})
         n_selected = int(selected["selected"].sum())
         if n_selected in (0, len(selected)):
             where = "at no position" if n_selected == 0 else f"at all {n_selected} positions"
@@ -485,6 +487,80 @@ class Store:
             generated_only=generated_only,
             special=special,
         )
+
+    def layer_similarity(
+        self,
+        layers: Sequence[int] | None = None,
+        *,
+        run_id: int | None = None,
+        of: Literal["activations", "hidden_states"] = "activations",
+        most_tokens: int = 1000,
+        debiased: bool = False,
+        special: bool = False,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Linear CKA of each two layers (all that were recorded, unless told), as a square frame by layer: 1 where their values
+        at the same tokens are the same up to rotation and scale.
+
+        Over at most `most_tokens` tokens of one run, drawn from generations that are drawn, so that cost and memory do not
+        grow with the corpus: 4 bytes × tokens × all values of a token. See `queries.similarity.cka_of_layers` for `debiased`.
+        Raises RunNotFound, NotRecorded, UnknownLayer; InvalidOption where there are several runs and none is named.
+        """
+        if of not in ("activations", "hidden_states"):
+            raise InvalidOption("of", of, "choose one of activations, hidden_states")
+        if run_id is None and len(self.snapshot.reservations) > 1:
+            raise InvalidOption("run_id", None, "name one of the runs")
+        corpus, random = self._neurons.tokens, np.random.default_rng(seed)
+        numbers = corpus.numbers[self._neurons.in_runs([self.run(run_id or 0).row["run_id"]])]
+        parts: list[np.ndarray] = []
+        asked: tuple[int, ...] = ()
+        for generation_id in random.permutation(np.unique(numbers >> 32)).tolist():
+            generation = self.generation(generation_id)
+            recorded = generation.layers if of == "activations" else generation.hidden_layers
+            asked = tuple(recorded if layers is None else dict.fromkeys(layers))
+            rows = generation.activations(asked) if of == "activations" else generation.hidden_states(asked)
+            places = corpus.places(token_numbers(np.array([generation_id]), generation.layer_positions))
+            kept = rows.reshape(len(rows), len(asked), -1)
+            parts.append(kept if special else kept[~corpus.is_special[places]])
+            if sum(map(len, parts)) >= 2 * most_tokens:
+                break
+        values = np.concatenate(parts) if parts else np.empty((0, 0, 0), np.float32)
+        drawn = np.sort(random.choice(len(values), min(most_tokens, len(values)), replace=False))
+        by_layer = {layer: values[drawn, number] for number, layer in enumerate(asked)} or {0: values}
+        index = pd.Index(asked, name="layer")
+        return pd.DataFrame(cka_of_layers(by_layer, debiased=debiased), index=index, columns=index)
+
+    def neuron_similarity(
+        self,
+        layer: int,
+        neurons: Sequence[int] | None = None,
+        *,
+        run_id: int | None = None,
+        where: str | None = None,
+        special: bool = False,
+    ) -> pd.DataFrame:
+        """The correlation (Pearson's r) of each two neurons of a layer (all that were recorded, unless told; at most 4,096), as a
+        square frame by neuron. Over the tokens that `where` selects, as in `neuron`. Cost: one pass over the layer's vectors.
+
+        Raises UnknownLayer, UnknownNeuron, RunNotFound, QueryError; InvalidOption for too many neurons, or several models.
+        """
+        reader, corpus = self._neurons, self._neurons.tokens
+        run_ids = reader.runs_with(layer, None, run_id)
+        recorded = set.intersection(*(set(reader.runs[each].shape.neurons) for each in run_ids))
+        asked = np.array(sorted(recorded if neurons is None else set(neurons)), np.int32)
+        if unknown := set(asked.tolist()) - recorded:
+            raise UnknownNeuron(sorted(unknown), reader.runs[run_ids[0]].shape.d_ff, sorted(recorded))
+        if not 0 < len(asked) <= MOST_NEURONS:
+            raise InvalidOption("neurons", f"{len(asked)} of them", f"name from 1 to {MOST_NEURONS} neurons")
+        wanted = reader.in_runs(run_ids)
+        if not special:
+            wanted &= ~corpus.is_special
+        if where is not None:
+            wanted &= corpus.marked(selected_tokens(self.read_sql, where, len(corpus)))
+        of_runs = [self.snapshot.reservations[each].generation_ids for each in run_ids]
+        generations = (min(ids.start for ids in of_runs), max(ids.stop for ids in of_runs) - 1)
+        batches = self._activations({"layer": layer, "generation_id": generations})
+        return correlations_of_neurons(batches, corpus, wanted, asked)
 
     def size(self) -> pd.DataFrame:
         """For each table its files, rows and bytes on disk."""

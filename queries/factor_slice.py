@@ -145,7 +145,9 @@ class _Generations:
         self._runs = {row["run_id"]: row for row in reader.rows(snapshot, "runs").to_pylist()}
         columns = ["generation_id", "run_id", "n_prompt_tokens", "n_tokens"]
         wanted = {} if not asked else {"generation_id": (min(asked), max(asked))}
-        rows = reader.rows(snapshot, "generations", columns=columns, **wanted)
+        rows = reader.rows(snapshot, "generations", columns=columns, **wanted).sort_by(
+            "generation_id"
+        )  # files interleave
         there = [rows[name].to_numpy() for name in columns]
         if asked is None:
             recorded = [number for number, run in self._runs.items() if "activations" in run["recorded"]]

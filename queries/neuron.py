@@ -178,10 +178,10 @@ class Neuron:
             raise generation_not_found(generation_id, self._neurons.snapshot, self._neurons.reader)
         return rows.drop(columns="generation_id")
 
-    def contexts(self, generation_ids: Iterable[int]) -> pd.DataFrame:
-        """generation_id, position, token and activation of whole generations, in order, whatever tokens were selected; NaN
-        where the neuron was not recorded, and no row of a generation that is not there."""
-        rows = texts_of(self._neurons.snapshot, self._neurons.reader, generation_ids)
+    def contexts(self, generation_ids: Iterable[int], columns: Sequence[str] = ("token",)) -> pd.DataFrame:
+        """generation_id, position, token (or other columns of `tokens`) and activation of whole generations, in order, whatever
+        tokens were selected; NaN where the neuron was not recorded, and no row of a generation that is not there."""
+        rows = texts_of(self._neurons.snapshot, self._neurons.reader, generation_ids, columns)
         everything = self._everything
         numbers = rows["generation_id"].to_numpy().astype(np.int64) << 32 | rows["position"].to_numpy()
         places = self._corpus.places(numbers)
@@ -211,6 +211,16 @@ class Neuron:
         others = frame[(frame["layer"] != self.layer) | (frame["neuron"] != self.neuron)]
         order = np.argsort(-others["correlation"].abs().to_numpy(), kind="stable")
         return others.iloc[order[:n]].reset_index(drop=True)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that were recorded beside this one, in its first run."""
+        return self._neurons.runs[self.run_ids[0]].shape.layers
+
+    @property
+    def neurons(self) -> Sequence[int]:
+        """The neurons of each layer that were recorded, in its first run."""
+        return self._neurons.runs[self.run_ids[0]].shape.neurons
 
     @property
     def _corpus(self) -> CorpusTokens:

@@ -1,11 +1,12 @@
 """Which tokens a predicate selects: a SQL condition that someone else wrote, on the columns of `tokens` and `generations`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import duckdb
 import numpy as np
 from jaxtyping import Int64
 
+from .comments import literal
 from .corpus_tokens import token_numbers
 from .limits import Limits
 from .messages import query_error
@@ -25,6 +26,27 @@ def selected_tokens(read_sql: READ, predicate: str, n_tokens: int) -> Int64[np.n
     with read_sql(selection_query(predicate), limits=limits) as rows:
         table = rows.to_arrow_table()
     return token_numbers(*(table[name].to_numpy() for name in ("generation_id", "position")))
+
+
+def token_condition(token: str = "", metadata: Mapping[str, str] | None = None, where: str = "") -> str | None:
+    """A SQL condition on the columns of `tokens` and `generations`, for all that takes `where`; None for all tokens.
+
+    `token` is a token's text, whatever its case and the white space around it (unless it is white space alone); `metadata` are
+    values that the generation's has by their keys; `where` is a condition as it is.
+
+    >>> print(token_condition("The", {"kind": "list"}))
+    lower(trim(token, ' \t\r\n')) = 'the' and cast(metadata::json as map(varchar, json))['kind'] ->> '$' = 'list'
+    """
+    parts = []
+    if token.strip():
+        parts.append(f"lower(trim(token, ' \t\r\n')) = {literal(token.strip().lower())}")
+    elif token:
+        parts.append(f"token = {literal(token)}")
+    for key, value in (metadata or {}).items():
+        parts.append(f"cast(metadata::json as map(varchar, json))[{literal(key)}] ->> '$' = {literal(value)}")
+    if where.strip():
+        parts.append(f"({where})" if parts else where)
+    return " and ".join(parts) or None
 
 
 def selection_query(predicate: str) -> str:

@@ -205,7 +205,9 @@ def test_a_damaged_store_fails_verification_with_exit_code_1(run: Run, toy_store
     assert json.loads(run("verify", store, "--json").stdout)["ok"] is False
 
 
-@pytest.mark.parametrize("command", ["demo", "capture", "info", "sql", "export", "views", "verify", "serve"])
+@pytest.mark.parametrize(
+    "command", ["demo", "capture", "info", "sql", "export", "views", "saliency", "neuron", "verify", "serve"]
+)
 def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
     text = run(command, "--help").stdout
     assert f"actlake {command}" in text.split("\n", 1)[1]

@@ -172,6 +172,51 @@ class GenerationAddress:
         return f"?{urlencode(said)}"
 
 
+@dataclass(frozen=True, slots=True)
+class NeuronAddress:
+    """What a neuron's page shows: the neuron, at which tokens, and how.
+
+    `token`, `key` with `value` (of metadata) and `where` are filters; `n` is how many examples of each sign; `seed` draws the
+    random ones.
+    """
+
+    layer: int
+    neuron: int
+    run: int | None = None
+    generated: bool = False
+    token: str = ""
+    key: str = ""
+    value: str = ""
+    where: str = ""
+    n: int = 6
+    seed: int = 0
+    log: bool = False
+    whole: bool = False
+    related: bool = False
+
+    @classmethod
+    def parse(cls, query: str) -> Self:
+        """The address that a URL's query string says. Raises InvalidOption on a value that no page could show."""
+        given = dict(_pairs(query))
+        for name in ("layer", "neuron"):
+            if not given.get(name):
+                raise InvalidOption(name, "", "the address of a neuron is /neuron?layer=NUMBER&neuron=NUMBER")
+        return cls(**{name: read(name, given[name]) for name, read in _NEURON_READERS.items() if given.get(name)})
+
+    def query(self) -> str:
+        """The query string that says this address; options at their defaults are left out.
+
+        >>> NeuronAddress(4, 1234, token="the").query()
+        '?layer=4&neuron=1234&token=the'
+        """
+        said = {
+            field.name: _as_text(getattr(self, field.name))
+            for field in fields(self)
+            if field.name in ("layer", "neuron") or getattr(self, field.name) != field.default
+        }
+        return f"?{urlencode(said)}"
+
+
 def parse_layers(text: str) -> tuple[int, ...] | None:
     """Layers as people write them, or None (all that are recorded) for an empty text. Raises InvalidOption.
 
@@ -276,4 +321,15 @@ _SQL_READERS: dict[str, Callable[[str, str], Any]] = {
     "chart": _one_of("line", "bar", "scatter", "histogram"),
     "x": lambda name, text: text,
     "y": lambda name, text: text,
+}
+
+_NEURON_READERS: dict[str, Callable[[str, str], Any]] = {
+    "layer": _whole(0),
+    "neuron": _whole(0),
+    "run": _whole(0),
+    "generated": _flag,
+    **dict.fromkeys(("token", "key", "value", "where"), lambda name, text: text),
+    "n": _whole(1, 40),
+    "seed": _whole(0),
+    **dict.fromkeys(("log", "whole", "related"), _flag),
 }

@@ -26,6 +26,7 @@ from .corpus import corpus_page
 from .early import Make, install
 from .generation import generation_early, generation_page
 from .handlers import routes
+from .neuron import neuron_early, neuron_page
 from .query import stop_all
 from .sql import sql_page
 
@@ -47,10 +48,15 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 
 Page = Callable[[Store], pn.Template]
-PAGES: dict[str, Page] = {"/": corpus_page, "/generation": generation_page, "/sql": sql_page}
-"""The app's pages by their route: `/` is the corpus, `/generation?id=N` one generation."""
+PAGES: dict[str, Page] = {
+    "/": corpus_page,
+    "/generation": generation_page,
+    "/neuron": neuron_page,
+    "/sql": sql_page,
+}
+"""The app's pages by their route: `/` is the corpus, `/generation?id=N` one generation, `/neuron?layer=L&neuron=N` one neuron."""
 
-EARLY: dict[str, Make] = {"/generation": generation_early}
+EARLY: dict[str, Make] = {"/generation": generation_early, "/neuron": neuron_early}
 """What of a page is sent before its session is made, by its route."""
 
 

@@ -16,6 +16,7 @@ VIEWS: dict[str, str] = {
     "factors": "factors",
     "activations": "activations",
     "layers": "layers",
+    "neuron": "neuron",
 }
 """What draws each kind of payload: the kind, and the function (of the part `static/KIND.js`) that draws it."""
 
@@ -49,4 +50,4 @@ def joined(*names: str) -> str:
 @cache
 def drawing_css() -> str:
     """The stylesheet of the drawings."""
-    return (STATIC / "strip.css").read_text(encoding="utf-8")
+    return "".join((STATIC / f"{name}.css").read_text(encoding="utf-8") for name in ("strip", "examples"))

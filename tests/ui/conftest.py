@@ -67,20 +67,22 @@ class Written(NamedTuple):
 
 @pytest.fixture(scope="session")
 def write_store() -> Callable[..., actlake.Store]:
-    """A function that writes generations, each (texts, n_prompt, …), into a folder and opens the store.
+    """A function that writes generations, each (texts, n_prompt, …), into a folder and opens the store; in several shards each
+    has every so-manieth of them.
 
     The vectors are random, the same each time.
     """
 
-    def write(path: Path, *written: Any, recorded: Sequence[str] = RECORDED) -> actlake.Store:
+    def write(path: Path, *written: Any, recorded: Sequence[str] = RECORDED, shards: int = 1) -> actlake.Store:
         location = Location.of(path)
         log = Log(location)
         runs = write_table(location, TABLES["runs"], _run(recorded))
         log.commit(lambda _: Commit("register", "run", add=[runs], reserve=Reservation(0, 0, len(written))))
         if written:
             generations = [_generation(i, Written(*one), recorded) for i, one in enumerate(written)]
-            files = write_shard(location, generations, "float32")
-            log.commit(lambda _: Commit("append", "shard", add=files))
+            for number in range(shards):
+                files = write_shard(location, generations[number::shards], "float32")
+                log.commit(lambda _, number=number, files=files: Commit("append", f"shard-{number}", add=files))
         return actlake.open(str(path))
 
     return write

@@ -4,7 +4,7 @@ import {exactText, floats, integers, node, shape} from "./base.js";
 import {rgb} from "./colour.js";
 import {pieces} from "./tokens.js";
 
-const WIDTH = 640, HEIGHT = 190, LEFT = 52, BOTTOM = 26, TOP = 12, RIGHT = 12;
+const CHART_WIDTH = 640, CHART_HEIGHT = 190, LEFT = 52, BOTTOM = 26, TOP = 12, RIGHT = 12;
 
 /** A line for each watched token: its rank after each layer, rank 1 at the top, on a logarithmic scale.
  *  watched: {tokens, layers, position, ranks, probabilities}: base64 of int32 and float32, [tokens, layers]. */
@@ -14,15 +14,15 @@ export function watchedChart(watched, theme) {
   const box = node("div", "watched");
   const heading = node("div", "legend");
   heading.append(node("span", "legend-name", `rank after each layer, at position ${watched.position}`));
-  const x = (i) => LEFT + (WIDTH - LEFT - RIGHT) * (n > 1 ? i / (n - 1) : 0.5);
-  const y = (rank) => TOP + (HEIGHT - TOP - BOTTOM) * Math.log(rank) / Math.log(worst);
-  const svg = shape("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "watched-chart", "aria-label": "rank of each watched token after each layer"});
+  const x = (i) => LEFT + (CHART_WIDTH - LEFT - RIGHT) * (n > 1 ? i / (n - 1) : 0.5);
+  const y = (rank) => TOP + (CHART_HEIGHT - TOP - BOTTOM) * Math.log(rank) / Math.log(worst);
+  const svg = shape("svg", {viewBox: `0 0 ${CHART_WIDTH} ${CHART_HEIGHT}`, role: "img", class: "watched-chart", "aria-label": "rank of each watched token after each layer"});
   for (let rank = 1; rank <= worst; rank *= 10) {
-    svg.append(shape("line", {x1: LEFT, x2: WIDTH - RIGHT, y1: y(rank), y2: y(rank), stroke: rgb(theme.hair)}));
+    svg.append(shape("line", {x1: LEFT, x2: CHART_WIDTH - RIGHT, y1: y(rank), y2: y(rank), stroke: rgb(theme.hair)}));
     svg.append(labelled(LEFT - 6, y(rank) + 4, rank.toLocaleString("en"), "end"));
   }
   const every = Math.ceil(n / 15);
-  watched.layers.forEach((layer, i) => { if (i % every === 0) svg.append(labelled(x(i), HEIGHT - 8, String(layer), "middle")); });
+  watched.layers.forEach((layer, i) => { if (i % every === 0) svg.append(labelled(x(i), CHART_HEIGHT - 8, String(layer), "middle")); });
   watched.tokens.forEach((token, t) => {
     const colour = rgb(theme.factor(t));
     const key = node("span", "swatch-item");

@@ -1,0 +1,335 @@
+"""A neuron's page: its statistics over the corpus, and where it is strongest, each time in the whole context.
+
+The page is its address: filters are a form that leads to another address, so Back and links need nothing of their own.
+"""
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pandas as pd
+import panel as pn
+from markupsafe import Markup
+
+from ..errors import ActlakeError
+from ..queries import Neuron, Store, token_condition
+from .address import NeuronAddress
+from .drawing import Drawing
+from .early import Early
+from .examples import CONTEXT_COLUMNS, contexts_payload, examples_payload, records
+from .jobs import LIGHT
+from .page import CONTROL_CSS, address_bar, copy_as, css, html, page, problem
+
+N_BINS = 64
+QUANTILE_BINS = 5
+PER_BIN = 2
+N_RELATED = 12
+MOST_KEPT = 8
+
+_found: WeakKeyDictionary[Store, OrderedDict[tuple[int, NeuronAddress], Neuron]] = WeakKeyDictionary()
+
+
+def neuron_page(store: Store) -> pn.Template:
+    """The page at `/neuron?layer=4&neuron=1234`."""
+    pn.extension()
+    location = address_bar()
+    try:
+        address = NeuronAddress.parse(location.search)
+        found = neuron_at(store, address)
+    except ActlakeError as error:
+        return page("Neuron · actlake", html(missing(location.search, error)))
+    drawing = Drawing(state={"log": address.log, "whole": address.whole})
+    drawing.draw(neuron_payload(found, address))
+
+    def move(event: Any) -> None:
+        nonlocal address
+        moved = replace(address, log=bool(event.new.get("log")), whole=bool(event.new.get("whole")))
+        if moved != address:
+            address = moved
+            location.search = address.query()
+
+    drawing.param.watch(move, "state")
+    label = pn.widgets.TextInput(
+        label="label, for everybody",
+        value=label_of(store, address),
+        placeholder="what this neuron seems to do",
+        width=300,
+        margin=0,
+        stylesheets=[css(CONTROL_CSS)],
+    )
+    said = html(Markup(""), align="end")
+
+    async def name(event: Any) -> None:
+        numbers = {"layer": address.layer, "neuron": address.neuron, "run_id": address.run}
+        try:
+            await asyncio.wrap_future(LIGHT.submit(lambda: store.label(event.new.strip(), **numbers)))
+            said.object = str(Markup('<p class="status" role="status">{}</p>').format("saved"))
+        except ActlakeError as error:
+            said.object = str(problem(str(error)))
+
+    label.param.watch(name, "value")
+    related = html(Markup(""))
+    ask = pn.widgets.Button(label="Find related neurons", margin=0, stylesheets=[css(CONTROL_CSS)])
+
+    async def relate(event: object = None) -> None:
+        nonlocal address
+        ask.loading = True
+        try:
+            frame = await asyncio.wrap_future(LIGHT.submit(found.related, N_RELATED))
+            related.object = str(related_markup(frame, address))
+        except ActlakeError as error:
+            related.object = str(problem(str(error)))
+        except Exception:
+            logging.getLogger(__name__).exception("related neurons could not be found")
+            related.object = str(problem("Related neurons could not be found; the server's log says why."))
+        ask.loading, ask.visible = False, False
+        if not address.related:
+            address = replace(address, related=True)
+            location.search = address.query()
+
+    ask.on_click(relate)
+    if address.related:
+        pn.state.onload(relate)
+    wrapping = {"flex-wrap": "wrap", "gap": "10px 18px", "align-items": "flex-end"}
+    return page(
+        title(address),
+        html(neuron_heading(found, address)),
+        html(filter_form(address)),
+        drawing,
+        pn.Row(label, ask, said, styles=wrapping, margin=(16, 0, 0, 0), sizing_mode="stretch_width"),
+        related,
+        copy_as(python=as_python(store.uri, address), sql=as_sql(found)),
+    )
+
+
+def neuron_early(store: Store, query: str) -> Early:
+    """The whole page but for what changes the store, before there is a session."""
+    try:
+        address = NeuronAddress.parse(query)
+        found = neuron_at(store, address)
+    except ActlakeError as error:
+        return Early("Neuron · actlake", missing(query, error))
+    markup = neuron_heading(found, address) + filter_form(address)
+    state = {"log": address.log, "whole": address.whole}
+    return Early(title(address), markup, lambda: neuron_payload(found, address), state)
+
+
+def neuron_at(store: Store, address: NeuronAddress) -> Neuron:
+    """The neuron at the tokens that the address selects; those of the last addresses are kept, for a page asks twice.
+
+    Raises as `Store.neuron` does.
+    """
+    version = store.refresh().snapshot.version
+    key = (version, replace(address, n=1, seed=0, log=False, whole=False, related=False))
+    kept = _found.setdefault(store, OrderedDict())
+    if (found := kept.get(key)) is None:
+        found = store.neuron(
+            address.layer,
+            address.neuron,
+            address.run,
+            where=condition(address),
+            generated_only=address.generated,
+        )
+        kept[key] = found
+        while len(kept) > MOST_KEPT:
+            kept.popitem(last=False)
+    return found
+
+
+def condition(address: NeuronAddress) -> str | None:
+    """The filters of an address as one SQL condition."""
+    metadata = {address.key: address.value} if address.key else None
+    return token_condition(address.token, metadata, address.where)
+
+
+def neuron_payload(neuron: Neuron, address: NeuronAddress | None = None, base: str | None = "./") -> dict[str, Any]:
+    """What `static/neuron.js` draws. Links begin with `base`; where there is no app to lead to, it is None."""
+    asked = address or NeuronAddress(neuron.layer, neuron.neuron)
+    positive, negative = (neuron.examples(sign, asked.n) for sign in ("positive", "negative"))
+    drawn = neuron.quantile_examples(QUANTILE_BINS, PER_BIN, asked.seed)[::-1]
+    notes = [
+        f"fifth {row['bin'] + 1} of {QUANTILE_BINS}: {row['lower']:.3g} to {row['upper']:.3g}" for row in records(drawn)
+    ]
+    everything = pd.concat([positive, negative, drawn])
+    shown = list(zip(everything["generation_id"], everything["position"], strict=True))
+    rows = neuron.contexts(sorted(set(everything["generation_id"].tolist())), CONTEXT_COLUMNS)
+    bins = neuron.binned(N_BINS)
+    edges = [*bins["lower"].tolist(), *bins["upper"].tolist()[-1:]]
+    sections: list[dict[str, Any]] = [
+        {"name": "Greatest", "note": "above zero", "examples": examples_payload(positive, "activation")},
+        {"name": "Least", "note": "below zero", "examples": examples_payload(negative, "activation")},
+        {
+            "name": "Random",
+            "note": f"{PER_BIN} from each fifth of the values",
+            "examples": examples_payload(drawn, "activation", notes),
+        },
+    ]
+    return {
+        "kind": "neuron",
+        "neuron": {
+            "layer": neuron.layer,
+            "neuron": neuron.neuron,
+            "base": base,
+            "stats": {name: _finite(value) for name, value in neuron.stats.items()},
+            "histogram": {"edges": edges, "counts": bins["n"].tolist()},
+            "sections": sections,
+            "contexts": contexts_payload(rows, "activation", shown),
+        },
+    }
+
+
+def neuron_heading(neuron: Neuron, address: NeuronAddress) -> Markup:
+    """The title, the links to the neurons beside it, a box that leads to any, and what is shown in one line."""
+    numbers = neuron.neurons
+    place = numbers.index(address.neuron)
+    chance = replace(address, neuron=random.choice(numbers), related=False)
+    facts = {
+        "model": neuron.model,
+        "runs": ", ".join(map(str, neuron.run_ids)),
+        "at": "generated tokens" if neuron.generated_only else "all tokens but special ones",
+        "layers": f"{len(neuron.layers)} of {len(numbers)} neurons",
+    }
+    if neuron.where:
+        facts["where"] = neuron.where
+    links = (
+        _link("‹ Previous", address, numbers[place - 1] if place else None)
+        + Markup('<a href="./neuron{}">Random</a>').format(chance.query())
+        + _link("Next ›", address, numbers[place + 1] if place + 1 < len(numbers) else None)
+    )
+    return Markup(
+        '<div class="heading"><h1>Layer {} · neuron {}</h1>{}<nav class="turn">{}</nav></div><dl class="facts">{}</dl>'
+    ).format(
+        address.layer,
+        address.neuron,
+        go_form(address),
+        links,
+        Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*fact) for fact in facts.items()),
+    )
+
+
+def go_form(address: NeuronAddress | None = None) -> Markup:
+    """A box that leads to any neuron."""
+    return Markup(
+        '<form class="asked go" action="./neuron">'
+        '<label>layer <input name="layer" inputmode="numeric" size="3" required value="{}"></label>'
+        '<label>neuron <input name="neuron" inputmode="numeric" size="6" required value="{}"></label><button>Go</button></form>'
+    ).format(*(("", "") if address is None else (address.layer, address.neuron)))
+
+
+def filter_form(address: NeuronAddress) -> Markup:
+    """The filters, as a form that leads to the address with them."""
+    kept = {"layer": address.layer, "neuron": address.neuron}
+    kept |= {name: 1 for name in ("log", "whole") if getattr(address, name)}
+    texts = {
+        "token": ("token", 12, "any"),
+        "key": ("metadata key", 12, "any"),
+        "value": ("is", 12, ""),
+        "where": ("SQL condition", 28, "rank > 1 and entropy > 2"),
+    }
+    hidden = Markup("").join(
+        Markup('<input type="hidden" name="{}" value="{}">').format(*pair) for pair in kept.items()
+    )
+    boxes = Markup("").join(
+        Markup('<label>{}<input name="{}" size="{}" placeholder="{}" value="{}"></label>').format(
+            said, name, size, holder, getattr(address, name)
+        )
+        for name, (said, size, holder) in texts.items()
+    )
+    run = Markup(
+        '<label>run<input name="run" inputmode="numeric" size="4" placeholder="all" value="{}"></label>'
+    ).format("" if address.run is None else address.run)
+    n = Markup('<label>examples<input name="n" inputmode="numeric" size="3" value="{}"></label>').format(address.n)
+    generated = Markup(
+        '<label class="check"><input type="checkbox" name="generated" value="1"{}> generated only</label>'
+    ).format(Markup(" checked") if address.generated else "")
+    clear = Markup('<a href="./neuron{}">clear</a>').format(NeuronAddress(address.layer, address.neuron).query())
+    return Markup(
+        '<form class="asked" action="./neuron" aria-label="filters">{}{}{}{}{}<button>Filter</button>{}</form>'
+    ).format(hidden, run, boxes, n, generated, clear)
+
+
+def missing(query: str, error: ActlakeError) -> Markup:
+    """The page of a neuron that cannot be shown: why, and a box that leads to another."""
+    return Markup("<h1>Neuron</h1>{}{}").format(problem(str(error)), go_form())
+
+
+def related_markup(frame: pd.DataFrame, address: NeuronAddress) -> Markup:
+    """Links to the neurons whose activations go with this one's."""
+    items = Markup("").join(
+        Markup('<li><a href="./neuron{}">layer {} · neuron {}</a> <b>{}</b></li>').format(
+            NeuronAddress(row["layer"], row["neuron"], address.run).query(),
+            row["layer"],
+            row["neuron"],
+            f"{row['correlation']:+.4f}",
+        )
+        for row in records(frame)
+    )
+    return Markup(
+        '<section class="related"><h2>Related neurons of this layer, by correlation</h2><ol>{}</ol></section>'
+    ).format(items)
+
+
+def label_of(store: Store, address: NeuronAddress) -> str:
+    """The neuron's newest label, of its run or of all."""
+    labels = store.labels()
+    mine = labels[(labels["layer"] == address.layer) & (labels["neuron"] == address.neuron)]
+    own = mine[mine["run_id"] == address.run] if address.run is not None else mine[mine["run_id"].isna()]
+    return str(own["label"].iloc[-1]) if len(own) else ""
+
+
+def title(address: NeuronAddress) -> str:
+    return f"Layer {address.layer}, neuron {address.neuron} · actlake"
+
+
+def as_python(uri: str, address: NeuronAddress) -> str:
+    """The calls that give what the page shows."""
+    options: dict[str, Any] = {
+        "run_id": address.run,
+        "where": condition(address),
+        "generated_only": address.generated or None,
+    }
+    given = [str(address.layer), str(address.neuron)]
+    given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    lines = [
+        "import actlake",
+        "",
+        f"store = actlake.open({uri!r})",
+        f"neuron = store.neuron({', '.join(given)})",
+        f"neuron.stats, neuron.binned({N_BINS})",
+        f'neuron.examples("positive", {address.n}), neuron.examples("negative", {address.n})',
+        f"neuron.quantile_examples({QUANTILE_BINS}, {PER_BIN}, seed={address.seed})",
+    ]
+    return "\n".join(lines)
+
+
+def as_sql(neuron: Neuron) -> str:
+    """The query that gives every value that the page is made of, the greatest first."""
+    conditions = [
+        f"layer = {neuron.layer}",
+        f"neuron = {neuron.neuron}",
+        f"run_id in ({', '.join(map(str, neuron.run_ids))})",
+    ]
+    conditions += [] if neuron.special else ["not is_special"]
+    conditions += ["is_generated"] if neuron.generated_only else []
+    conditions += [f"({neuron.where})"] if neuron.where else []
+    where = "\n    and ".join(conditions)
+    return f"""select generation_id, position, token, activation
+from activations
+join tokens using (generation_id, position)
+join generations using (generation_id)
+where {where}
+order by activation desc, generation_id, position"""
+
+
+def _link(name: str, address: NeuronAddress, neuron: int | None) -> Markup:
+    if neuron is None:
+        return Markup('<span class="none">{}</span>').format(name)
+    return Markup('<a href="./neuron{}">{}</a>').format(replace(address, neuron=neuron, related=False).query(), name)
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None
