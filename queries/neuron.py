@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float32, Int64
 
 from ..errors import InvalidOption
-from .corpus_tokens import CorpusTokens, texts_of
+from .corpus_tokens import CorpusTokens, texts_of, token_numbers
 from .generation import generation_not_found
 from .neuron_values import NeuronReader, NeuronValues
 from .related import correlations
@@ -244,8 +244,8 @@ class Neuron:
         return pd.DataFrame(columns)
 
     def _with_tokens(self, frame: pd.DataFrame) -> pd.DataFrame:
-        texts = texts_of(self._neurons.snapshot, self._neurons.reader, frame["generation_id"].tolist()).to_pandas()
-        return frame.merge(texts, on=["generation_id", "position"], how="left", sort=False)
+        numbers = token_numbers(frame["generation_id"].to_numpy(), frame["position"].to_numpy())
+        return frame.assign(token=self._neurons.texts(np.searchsorted(self._corpus.numbers, numbers)))
 
 
 def neuron_of(

@@ -7,13 +7,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
 from ..errors import InvalidOption, RunNotFound, UnknownLayer, UnknownNeuron
 from ..store import Reader, Shape, Snapshot, partly_indexed
 from ..store.neurons import some_neurons, with_neurons
 from ..store.shapes import run_of, shape_of
-from .corpus_tokens import CorpusTokens, token_numbers
+from .corpus_tokens import CorpusTokens, texts_of, token_numbers
+
+MOST_TEXTS = 1 << 22
+"""Tokens whose texts are kept; of a larger corpus those of the generations that are asked for are read each time."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class NeuronValues:
 
 
 class NeuronReader:
-    """Reads neurons of one snapshot. What all neurons share is read once and kept: 18 bytes a token.
+    """Reads neurons of one snapshot. What all neurons share is read once and kept: 22 bytes a token, and each text once.
 
     Safe between threads: at worst two of them read the same.
     """
@@ -45,6 +48,26 @@ class NeuronReader:
     @cached_property
     def tokens(self) -> CorpusTokens:
         return CorpusTokens.of(self.snapshot, self.reader)
+
+    def texts(self, places: Int64[np.ndarray, "some"]) -> Shaped[np.ndarray, "some"]:
+        """The texts of the tokens at these places in the corpus. All texts are kept, unless it has too many tokens."""
+        if len(self.tokens) <= MOST_TEXTS:
+            codes, texts = self._kept_texts
+            return texts[codes[places]]
+        rows = texts_of(self.snapshot, self.reader, np.unique(self.tokens.numbers[places] >> 32).tolist())
+        numbers = token_numbers(*(rows[name].to_numpy() for name in ("generation_id", "position")))
+        there: np.ndarray = rows["token"].to_numpy()
+        return there[np.searchsorted(numbers, self.tokens.numbers[places])]
+
+    @cached_property
+    def _kept_texts(self) -> tuple[Int32[np.ndarray, "tokens"], Shaped[np.ndarray, "_"]]:
+        """The number of each token's text, and the texts."""
+        rows = self.reader.rows(self.snapshot, "tokens", columns=["generation_id", "position", "token"])
+        texts = rows["token"].combine_chunks().dictionary_encode()
+        numbers = token_numbers(*(rows[name].to_numpy() for name in ("generation_id", "position")))
+        codes = np.empty(len(numbers), np.int32)
+        codes[self.tokens.places(numbers)] = texts.indices.to_numpy()
+        return codes, texts.dictionary.to_numpy(zero_copy_only=False)
 
     @cached_property
     def runs(self) -> dict[int, Run]:

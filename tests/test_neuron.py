@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import stores
 from actlake.errors import GenerationNotFound, InvalidOption, QueryError, RunNotFound, UnknownLayer, UnknownNeuron
+from actlake.queries import neuron_values
 from actlake.store import Location, index
 
 LAYER, NEURON = 3, 5
@@ -149,6 +150,15 @@ def test_every_draw_of_a_bin_is_as_likely(store: actlake.Store) -> None:
             counts[pair] = counts.get(pair, 0) + 1
     assert len(counts) == 6
     assert min(counts.values()) > 25
+
+
+@pytest.mark.parametrize("most_texts", [0, 1000])
+def test_examples_have_their_texts_however_large_the_corpus(
+    store: actlake.Store, most_texts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neuron_values, "MOST_TEXTS", most_texts)
+    found = actlake.open(store.uri).neuron(LAYER, NEURON).quantile_examples()
+    assert found["token"].tolist() == [f"t{position}" for position in found["position"]]
 
 
 def test_a_context_is_its_whole_generation(store: actlake.Store, expected: pd.DataFrame) -> None:
