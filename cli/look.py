@@ -18,14 +18,54 @@ DEMO_OPTIONS = {"max_new_tokens": 32, "batch_size": 4, "record": DEMO_RECORDS}
 @command
 @click.argument("store", type=str)
 @at_option
+@click.option("--model", help="A model to ask from the corpus page; what it writes is captured into the store.")
 @port_option
-def serve(store: str, at: int | None, port: int) -> None:
-    """Show a store in a browser, to this machine only.
+@click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is every network.")
+@click.option(
+    "--password-file", metavar="FILE", help="Its first line is a password to come in (or set ACTLAKE_PASSWORD)."
+)
+@click.option(
+    "--oauth-provider", metavar="NAME", help="Who says who people are: google, github, azure, okta, generic, …"
+)
+@click.option("--allow-user", metavar="USER", multiple=True, help="Who may come in: a name, a mail, @domain, or '*'.")
+@click.option("--allow-origin", metavar="HOST", multiple=True, help="A host that a proxy gives the app.")
+@click.option("--insecure", is_flag=True, help="Let everybody in who reaches the address.")
+@click.option("--open", "open_browser", is_flag=True, help="Open a browser.")
+@terminable()
+def serve(
+    store: str,
+    at: int | None,
+    model: str | None,
+    port: int,
+    address: str,
+    password_file: str | None,
+    oauth_provider: str | None,
+    allow_user: tuple[str, ...],
+    allow_origin: tuple[str, ...],
+    insecure: bool,
+    open_browser: bool,
+) -> None:
+    """Show a store in a browser: to this machine only, unless told.
+
+    Other machines are let in with a password or by an OAuth provider (its key and secret in PANEL_OAUTH_KEY and
+    PANEL_OAUTH_SECRET), best behind a proxy that speaks TLS.
 
     \b
     actlake serve corpus
+    actlake serve corpus --model smollm2-135m --open
+    actlake serve corpus --address 0.0.0.0 --password-file secret.txt
     """
-    serve_store(Store(store, at=at), port)
+    from ..ui import serve as serve_pages
+    from ..ui.access import Access, password_from
+
+    access = Access(password_from(password_file), oauth_provider, allow_user, allow_origin, insecure)
+    opened = Store(store, at=at)
+    server = serve_pages(
+        opened, port=port, address=address, open_browser=open_browser, block=False, access=access, model=model
+    )
+    click.echo(f"{opened.uri} is at {server.url}")
+    click.echo("open that in a browser; Ctrl-C stops it")
+    server.wait()
 
 
 @command

@@ -80,6 +80,11 @@ class Store:
     def uri(self) -> str:
         return self.location.uri
 
+    @property
+    def is_of_the_past(self) -> bool:
+        """Whether it was opened `at` a commit: it shows no later one, and nothing can be saved through it."""
+        return self._at is not None
+
     def refresh(self) -> "Store":
         """See what was committed since (not if the store was opened `at` a commit); what is in hand keeps what it saw."""
         if self._at is None:

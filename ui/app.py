@@ -6,11 +6,14 @@ content-security policy holds the browser to that.
 
 import asyncio
 import errno
+import logging
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,11 +25,14 @@ from tornado.web import OutputTransform
 
 from ..errors import InvalidOption, PortInUse
 from ..queries import Store
+from .access import Access
+from .ask import Asker
 from .corpus import corpus_page
 from .early import Make, install
 from .generation import generation_early, generation_page
 from .handlers import routes
 from .neuron import neuron_early, neuron_page
+from .page import html, page, problem
 from .query import stop_all
 from .sql import sql_page
 
@@ -45,6 +51,14 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "worker-src 'self' blob:",
     )
 )
+
+
+@dataclass(frozen=True)
+class Seats:
+    """How many people's pages there is room for: `most` at once, and one that nobody looks at goes after `unused_s` seconds."""
+
+    most: int = 200
+    unused_s: float = 15.0
 
 
 Page = Callable[[Store], pn.Template]
@@ -67,13 +81,17 @@ def serve(
     address: str = "127.0.0.1",
     open_browser: bool = False,
     block: bool = True,
+    access: Access = Access(),  # noqa: B008  frozen
+    model: str | None = None,
+    seats: Seats = Seats(),
 ) -> "Server":
     """The running app of `store`. With `block` it returns when Ctrl-C has stopped it.
 
-    Port 0 takes a free port; `.url` says where the app is. Raises PortInUse if something else listens there,
-    InvalidOption for an address that this machine has not.
+    Port 0 takes a free port; `.url` says where the app is. An address that other machines reach needs `access` with a password
+    or an OAuth provider. With a `model` people can ask it from the corpus page. Raises PortInUse if something else listens
+    there, InvalidOption for an address that this machine has not or that would let everybody in.
     """
-    server = Server(store, port, address)
+    server = Server(store, port, address, access, model, seats)
     if open_browser:
         webbrowser.open(server.url)
     if block:
@@ -84,8 +102,19 @@ def serve(
 class Server:
     """The app running in a thread of its own; as a context manager, stopped at the end of the block."""
 
-    def __init__(self, store: Store, port: int, address: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        port: int,
+        address: str,
+        access: Access = Access(),  # noqa: B008  frozen
+        model: str | None = None,
+        seats: Seats = Seats(),
+    ) -> None:
         _check_free(address, port)
+        access.check(address)
+        self._access, self._seats = access, seats
+        self._asker = Asker(store, model) if model else None
         self.address = address
         self._stop: Callable[[], object] = lambda: None
         self._ended = threading.Event()  # Ctrl-C in Thread.join makes Python before 3.13 take the thread for dead
@@ -128,12 +157,14 @@ class Server:
             stopped = asyncio.Event()
             loop = asyncio.get_running_loop()
             self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
-            server = _panel_server(held, port, self.address)
+            server = _panel_server(held, port, self.address, self._access, self._seats)
             server.start()
             started.set_result(server.port)
             await stopped.wait()
             server.stop()
             stop_all()
+            if self._asker:
+                self._asker.close()
             store.close()
 
         try:
@@ -158,25 +189,46 @@ def _check_free(address: str, port: int) -> None:
         raise InvalidOption("address", f"{address}:{port}", (error.strerror or str(error)).lower()) from error
 
 
-def _session(page: Page, held: Sequence[Store]) -> Callable[[], pn.Template]:
-    return lambda: page(held[0])  # not functools.partial: Panel would show it instead of calling it
+def _session(make: Page, held: Sequence[Store]) -> Callable[[], pn.Template]:
+    def session() -> pn.Template:  # not functools.partial: Panel would show it instead of calling it
+        try:
+            return make(held[0])
+        except Exception:  # the browser gets a page all the same; why is for the log
+            logging.getLogger(__name__).exception("a page could not be made")
+            sentence = "this page could not be made; the log of `actlake serve` says why"
+            return page("actlake", html(problem(sentence)))
+
+    return session
 
 
-def _panel_server(held: Sequence[Store], port: int, address: str) -> Any:
+def _panel_server(held: Sequence[Store], port: int, address: str, access: Access, seats: Seats) -> Any:
     server = get_server(
-        {route: _session(page, held) for route, page in PAGES.items()},
+        {route: _session(make, held) for route, make in PAGES.items()},
         port=port,
         address=address,
         loop=IOLoop.current(),
         extra_patterns=routes(held),
         title="actlake",
+        unused_session_lifetime_milliseconds=int(1000 * seats.unused_s),
+        check_unused_sessions_milliseconds=int(1000 * min(seats.unused_s, 17)),
+        **access.options(),
     )
     # Bokeh allows "localhost" only, and only a bound socket knows which port 0 became.
-    hosts = {address, "localhost", "127.0.0.1"}
-    server._tornado._websocket_origins |= {f"{host}:{server.port}" for host in hosts}
+    server._tornado._websocket_origins |= {f"{host}:{server.port}" for host in _names_of(address)}
+    server._tornado._websocket_origins |= {origin if ":" in origin else f"{origin}:80" for origin in access.origins}
     server._tornado.transforms.append(SecurityHeaders)
-    install(server._tornado, held, EARLY)
+    install(server._tornado, held, EARLY, seats.most)
     return server
+
+
+def _names_of(address: str) -> set[str]:
+    """The hosts by which a browser reaches an address: of one that stands for all, every name that this machine knows it has."""
+    names = {address, "localhost", "127.0.0.1", "::1"}
+    if address in ("0.0.0.0", "::"):
+        names |= {socket.gethostname(), socket.getfqdn()}
+        with suppress(OSError):
+            names |= {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
+    return {f"[{name}]" if ":" in name else name.lower() for name in names}
 
 
 class SecurityHeaders(OutputTransform):
@@ -190,4 +242,5 @@ class SecurityHeaders(OutputTransform):
     ) -> tuple[int, HTTPHeaders, bytes]:
         headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         headers["Referrer-Policy"] = "same-origin"
+        headers["X-Content-Type-Options"] = "nosniff"
         return status_code, headers, chunk

@@ -20,6 +20,8 @@ from panel.custom import JSComponent
 from ..errors import ActlakeError
 from ..queries import Store, find_generations_sql
 from .address import CorpusAddress
+from .ask import asker_of
+from .ask_box import ask_box
 from .jobs import LIGHT
 from .page import address_bar, copy_as, html, page, problem
 from .strip import STATIC
@@ -43,8 +45,10 @@ def corpus_page(store: Store) -> pn.Template:
         address = CorpusAddress.parse(location.search)
     except ActlakeError as error:
         return page("actlake", html(problem(str(error))))
+    asker = asker_of(store)
+    box = [ask_box(asker)] if asker else []
     if not n_all:
-        return page("actlake", html(empty_corpus(store.uri)))
+        return page("actlake", *box, html(empty_corpus(store.uri)))
     listing = Listing()
     copies = copy_as(python=as_python(store.uri, address), sql=as_sql(address))
     begun: Future[dict[str, Any]] | None = LIGHT.submit(listed, store, address, n_all)
@@ -72,7 +76,7 @@ def corpus_page(store: Store) -> pn.Template:
 
     pn.state.onload(start)
     listing.param.watch(look, ["asked", "typing"])
-    return page("actlake", html(corpus_heading(store.uri, n_all)), listing, copies)
+    return page("actlake", html(corpus_heading(store.uri, n_all)), *box, listing, copies)
 
 
 class Listing(JSComponent):

@@ -30,6 +30,7 @@ from .page import FRAME_CSS, PAGE_CSS, PAGE_JS, THEME_CSS, css, places, problem
 PATIENCE_S = 0.5
 """How long the early part waits for its drawing; a page whose drawing takes longer begins with its heading alone."""
 
+FULL = problem("as many people look at this store as there is room for; reload this page in a minute")
 WAITING = Markup('<p class="status" role="status">Loading …</p>')
 
 
@@ -47,9 +48,12 @@ Make = Callable[[Store, str], Early]
 """The early part of a page, from the store and the address's query string. May raise ActlakeError, which is then shown."""
 
 
-def install(application: Any, held: Sequence[Store], pages: Mapping[str, Make]) -> None:
-    """Has a Panel server's Tornado application send its pages in two pieces; those not in `pages` begin with their header."""
-    handler = type("PageHandler", (_PageHandler,), {"held": held, "pages": pages})
+def install(application: Any, held: Sequence[Store], pages: Mapping[str, Make], most_sessions: int) -> None:
+    """Has a Panel server's Tornado application send its pages in two pieces; those not in `pages` begin with their header.
+
+    Past `most_sessions` a page is a sentence that says so, and no session is made.
+    """
+    handler = type("PageHandler", (_PageHandler,), {"held": held, "pages": pages, "most_sessions": most_sessions})
     for rule in application.wildcard_router.rules:
         if rule.target is DocHandler:
             rule.target = rule.handler_class = handler
@@ -58,6 +62,7 @@ def install(application: Any, held: Sequence[Store], pages: Mapping[str, Make]) 
 class _PageHandler(DocHandler):
     held: Sequence[Store]
     pages: Mapping[str, Make]
+    most_sessions: int
 
     @authenticated
     async def get(self, *args: Any, **kwargs: Any) -> None:
@@ -66,6 +71,14 @@ class _PageHandler(DocHandler):
             return
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Type", "text/html; charset=utf-8")
+        if (
+            sum(len(list(context.sessions)) for context in self.application._applications.values())
+            >= self.most_sessions
+        ):
+            self.set_status(503)
+            self.set_header("Retry-After", "15")
+            self.finish(head(f"/{self.request.path.rpartition('/')[2]}", Early("actlake", FULL), None))
+            return
         self.write(await self._early())
         try:
             await self.flush()

@@ -1,0 +1,74 @@
+"""Several people at once: sessions end and leave nothing, and one person's work does not hold up another's page."""
+
+from __future__ import annotations
+
+import gc
+import http.client
+import threading
+import time
+from collections.abc import Callable
+
+import actlake
+import pytest
+from actlake.ui import Server, serve
+from actlake.ui.app import Seats
+from actlake.ui.query import Query
+from bokeh.document import Document
+
+N_SESSIONS = 100
+
+
+def get(server: Server, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", path, headers={"Connection": "close"})
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response.status
+
+
+def documents() -> int:
+    gc.collect()
+    return sum(type(each) is Document for each in gc.get_objects())
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def comes_true(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    end = time.monotonic() + seconds
+    waiting = threading.Event()
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        waiting.wait(0.2)
+    return True
+
+
+@pytest.mark.slow
+def test_a_hundred_sessions_that_ended_leave_neither_documents_nor_memory(store: actlake.Store) -> None:
+    paths = ["/", "/sql", "/generation?id=0", "/generation?id=0&view=factors"]
+    before_any = documents()
+    with serve(store, port=0, block=False, seats=Seats(unused_s=0.5)) as running:
+        for round_number in range(2):  # caches fill in the first
+            before = resident_bytes()
+            for number in range(N_SESSIONS // 2):
+                assert get(running, paths[number % len(paths)]) == 200
+            assert comes_true(lambda: documents() <= before_any), round_number
+        grown = (resident_bytes() - before) / (N_SESSIONS // 2)
+    print(f"{grown / 1e3:.0f} kB a session stay")
+    assert grown < 100_000
+
+
+def test_a_query_that_runs_holds_up_no_page_of_another(store: actlake.Store) -> None:
+    endless = Query(store, "select count(*) from range(100000000000) a, range(1000) b where a.range % 7 = b.range")
+    with serve(store, port=0, block=False) as running:
+        thread = threading.Thread(target=endless.payload)
+        thread.start()
+        endless.begun.result(20)
+        assert get(running, "/") == 200
+        assert thread.is_alive()
+    thread.join(20)
+    assert not thread.is_alive()  # the server's end was the query's
