@@ -284,6 +284,8 @@ def test_no_page_asks_another_host_for_anything(page: Page, server: Server) -> N
     expect(page.locator(".listed").first).to_be_visible()
     open_strip(page, server, "?id=0")
     open_strip(page, server, "?id=0&view=factors")
+    page.goto(f"{server.url}sql?run=1&chart=histogram&x=rank&sql=select+rank+from+tokens")
+    expect(page.locator(".bar-mark").first).to_be_attached()
     page.wait_for_load_state("networkidle")
     hosts = {urlparse(url).netloc for url in asked if urlparse(url).scheme not in ("data", "blob")}
     assert hosts == {f"127.0.0.1:{server.port}"}
