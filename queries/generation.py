@@ -187,7 +187,7 @@ class Generation(Displayed):
         *,
         output_positions: Sequence[int] | None = None,
         n_steps: int = 50,
-        baseline: Baseline = "zero",
+        baseline: Baseline = "mean",
         rule: Rule = "gausslegendre",
         target: GradientTarget | None = None,
         by: By = "token",

@@ -46,7 +46,13 @@ def embeddings_of(model: Model, generation: actlake.Generation) -> torch.Tensor:
 @pytest.mark.parametrize("target", ["logit", "logprob", "contrast"])
 def test_it_is_a_sum_of_gradients_along_the_path(toy_model: Model, generation: actlake.Generation, target: str) -> None:
     n_steps, position = 16, generation.n_prompt_tokens + 2
-    options = {"n_steps": n_steps, "rule": "riemann_middle", "output_positions": [position], "target": target}
+    options = {
+        "n_steps": n_steps,
+        "rule": "riemann_middle",
+        "output_positions": [position],
+        "target": target,
+        "baseline": "zero",
+    }
     found = generation.integrated_gradients(toy_model, **options)
     whole = embeddings_of(toy_model, generation)
     total = torch.zeros_like(whole)
