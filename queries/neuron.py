@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int64
 
 from ..errors import InvalidOption
 from .corpus_tokens import CorpusTokens, texts_of, token_numbers
+from .display import Displayed
 from .generation import generation_not_found
 from .neuron_values import NeuronReader, NeuronValues
 from .related import correlations
@@ -27,7 +28,7 @@ N_BINS = 40
 
 
 @dataclass(frozen=True)
-class Neuron:
+class Neuron(Displayed):
     """A neuron's activations at the tokens that were selected, by generation and position.
 
     `run_ids` are the runs that it was recorded in (of one model); `where`, `generated_only` and `special` say which of their

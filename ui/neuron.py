@@ -20,13 +20,11 @@ from ..queries import Neuron, Store, token_condition
 from .address import NeuronAddress
 from .drawing import Drawing
 from .early import Early
-from .examples import CONTEXT_COLUMNS, contexts_payload, examples_payload, records
+from .examples import records
 from .jobs import LIGHT
+from .neuron_drawing import N_BINS, PER_BIN, QUANTILE_BINS, neuron_payload
 from .page import CONTROL_CSS, address_bar, copy_as, css, html, page, problem
 
-N_BINS = 64
-QUANTILE_BINS = 5
-PER_BIN = 2
 N_RELATED = 12
 MOST_KEPT = 8
 
@@ -144,42 +142,6 @@ def condition(address: NeuronAddress) -> str | None:
     """The filters of an address as one SQL condition."""
     metadata = {address.key: address.value} if address.key else None
     return token_condition(address.token, metadata, address.where)
-
-
-def neuron_payload(neuron: Neuron, address: NeuronAddress | None = None, base: str | None = "./") -> dict[str, Any]:
-    """What `static/neuron.js` draws. Links begin with `base`; where there is no app to lead to, it is None."""
-    asked = address or NeuronAddress(neuron.layer, neuron.neuron)
-    positive, negative = (neuron.examples(sign, asked.n) for sign in ("positive", "negative"))
-    drawn = neuron.quantile_examples(QUANTILE_BINS, PER_BIN, asked.seed)[::-1]
-    notes = [
-        f"fifth {row['bin'] + 1} of {QUANTILE_BINS}: {row['lower']:.3g} to {row['upper']:.3g}" for row in records(drawn)
-    ]
-    everything = pd.concat([positive, negative, drawn])
-    shown = list(zip(everything["generation_id"], everything["position"], strict=True))
-    rows = neuron.contexts(sorted(set(everything["generation_id"].tolist())), CONTEXT_COLUMNS)
-    bins = neuron.binned(N_BINS)
-    edges = [*bins["lower"].tolist(), *bins["upper"].tolist()[-1:]]
-    sections: list[dict[str, Any]] = [
-        {"name": "Greatest", "note": "above zero", "examples": examples_payload(positive, "activation")},
-        {"name": "Least", "note": "below zero", "examples": examples_payload(negative, "activation")},
-        {
-            "name": "Random",
-            "note": f"{PER_BIN} from each fifth of the values",
-            "examples": examples_payload(drawn, "activation", notes),
-        },
-    ]
-    return {
-        "kind": "neuron",
-        "neuron": {
-            "layer": neuron.layer,
-            "neuron": neuron.neuron,
-            "base": base,
-            "stats": {name: _finite(value) for name, value in neuron.stats.items()},
-            "histogram": {"edges": edges, "counts": bins["n"].tolist()},
-            "sections": sections,
-            "contexts": contexts_payload(rows, "activation", shown),
-        },
-    }
 
 
 def neuron_heading(neuron: Neuron, address: NeuronAddress) -> Markup:
@@ -329,7 +291,3 @@ def _link(name: str, address: NeuronAddress, neuron: int | None) -> Markup:
     if neuron is None:
         return Markup('<span class="none">{}</span>').format(name)
     return Markup('<a href="./neuron{}">{}</a>').format(replace(address, neuron=neuron, related=False).query(), name)
-
-
-def _finite(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None

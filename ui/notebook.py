@@ -11,9 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from ..errors import ActlakeError
-from ..queries import Factors, Generation, HeatMap, SaliencyMatrix, View
+from ..queries import Factors, Generation, HeatMap, Neuron, SaliencyMatrix, View
 from .document import Shown, document
 from .maps import activations_payload, layers_payload
+from .neuron_drawing import neuron_payload
 from .strip import factors_payload, generation_payload, saliency_payload
 
 ROOM = 1_500_000
@@ -62,8 +63,8 @@ window.addEventListener("message", (event) => {
 
 def _height(payload: Mapping[str, Any]) -> int:
     """About how high a drawing is, for where a frame cannot say it itself."""
-    lines = len(payload["tokens"]["text"]) // 16 + 1
-    extra = {"factors": 40 * payload.get("factors", {}).get("k", 0), "layers": 700, "activations": 500}
+    lines = len(payload.get("tokens", {}).get("text", ())) // 16 + 1
+    extra = {"neuron": 500, "factors": 40 * payload.get("factors", {}).get("k", 0), "layers": 700, "activations": 500}
     return max(LEAST_HEIGHT, min(MOST_HEIGHT, 200 + max(44 * lines, extra.get(payload["kind"], 0))))
 
 
@@ -98,4 +99,5 @@ _PAYLOADS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
     HeatMap: _of_heat_map,
     View: _of_view,
     Generation: _of_generation,
+    Neuron: lambda neuron: neuron_payload(neuron, base=None),
 }

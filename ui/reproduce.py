@@ -41,7 +41,12 @@ def python_of(uri: str, address: GenerationAddress, k: int, layer: int) -> str:
         defaults |= {"n_clusters": defaults["clusters"]}
         named = [f"{name}={value!r}" for name, value in said.items() if name == "most" or value != defaults[name]]
         return f"{opened}heat_map = gen.heat_map({', '.join([str(layer), *named])})\n"
-    return f"{opened}predictions = gen.layer_predictions()\n"
+    python = f"{opened}predictions = gen.layer_predictions()\n"
+    if address.watch:
+        position = "" if address.cell is None else f", {address.cell[1]}"
+        python += "\nfrom actlake.capture import load_model\n\n"
+        python += f"watched = gen.watched(load_model(gen.model), {list(address.watch)!r}{position})\n"
+    return python
 
 
 def sql_of(address: GenerationAddress, layer: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import panel as pn
 from markupsafe import Markup
 
-from ..errors import ActlakeError, NotRecorded, number_ranges
+from ..errors import ActlakeError, InvalidOption, NotRecorded, number_ranges
 from ..queries import (
     BYS,
     FACTOR_METHODS,
@@ -20,7 +20,17 @@ from ..queries import (
     Method,
     Store,
 )
-from .address import MAX_CLUSTERS, MAX_DRAWN, MAX_FACTORS, MAX_RERUNS, GenerationAddress, View, parse_layers
+from .address import (
+    MAX_CLUSTERS,
+    MAX_DRAWN,
+    MAX_FACTORS,
+    MAX_RERUNS,
+    MAX_WATCHED,
+    GenerationAddress,
+    View,
+    parse_layers,
+)
+from .ask import asker_of
 from .desk import Desk
 from .drawing import Drawing
 from .maps import activations_payload, layers_payload
@@ -54,6 +64,17 @@ def payload_of(generation: Generation, address: GenerationAddress) -> dict[str, 
     if address.view == "activations":
         return activations_payload(generation, _heat_map(generation, address), neuron_link=NEURON_LINK)
     return layers_payload(generation, generation.layer_predictions())
+
+
+def watched_payload_of(generation: Generation, address: GenerationAddress, model: Any) -> dict[str, Any]:
+    """The layers' drawing with the tokens that are watched, at the pinned cell's position or the prompt's last; what was
+    not recorded of layers is worked out by the model, from hidden states."""
+    recorded = "layer_predictions" in generation.recorded
+    predictions = generation.layer_predictions(None if recorded else model)
+    if not address.watch:
+        return layers_payload(generation, predictions)
+    position = address.cell[1] if address.cell else generation.n_prompt_tokens - 1
+    return layers_payload(generation, predictions, generation.watched(model, address.watch, position), position)
 
 
 def state_of(address: GenerationAddress) -> dict[str, Any]:
@@ -98,6 +119,7 @@ class ViewOfGeneration:
 
     def __init__(self, store: Store, generation: Generation, address: GenerationAddress, move: Move) -> None:
         self.store, self.generation, self.address = store, generation, address
+        self.asker = asker_of(store)
         self._move = move
         self.strip = Drawing(state=state_of(address))
         self.desk = Desk(self.strip, self._work, DOING[address.view])
@@ -144,16 +166,21 @@ class ViewOfGeneration:
     def _work(self) -> dict[str, Any]:
         if self.address.view == "factors":
             return factors_payload(self.generation, factors_of(self.generation, self.address, cancel=self.desk.cancel))
+        if self.address.view == "layers" and self.asker is not None:
+            return watched_payload_of(self.generation, self.address, self.asker.model())
         return payload_of(self.generation, self.address)
 
-    def _pinned(self, event: Any) -> None:
+    async def _pinned(self, event: Any) -> None:
         state = event.new
         if self.address.view == "saliency":
             self.change(output=state.get("output"), detail=bool(state.get("detailed")))
         elif self.address.view == "factors":
             self.change(factor=state.get("factor"))
         elif self.address.view == "layers":
+            before = self.address.cell
             self.change(cell=state.get("cell") and tuple(state["cell"]))
+            if self.address.watch and self.address.cell != before:
+                await self.desk.start()
 
     def _tell(self) -> None:
         k, layer = k_of(self.generation, self.address), layer_of(self.generation, self.address)
@@ -244,7 +271,29 @@ def _activation_controls(view: ViewOfGeneration) -> list[Any]:
 
 
 def _layer_controls(view: ViewOfGeneration) -> list[Any]:
-    return []
+    if view.asker is None or "hidden_states" not in view.generation.recorded:
+        return []
+    watch = pn.widgets.TextInput(
+        label="watch tokens, as ·is, ·are (· is a space)",
+        value=", ".join(token.replace(" ", "·") for token in view.address.watch),
+        placeholder="none",
+        width=260,
+        margin=0,
+        stylesheets=[css(CONTROL_CSS)],
+    )
+    return [view.control(watch, "watch", parse_watched)]
+
+
+def parse_watched(text: str) -> tuple[str, ...]:
+    """The tokens that a person wrote, with `·` for a space. Raises InvalidOption.
+
+    >>> parse_watched("·key, ·keys,")
+    (' key', ' keys')
+    """
+    tokens = tuple(part.strip().replace("·", " ") for part in text.split(",") if part.strip())
+    if len(tokens) > MAX_WATCHED:
+        raise InvalidOption("watch", text, f"at most {MAX_WATCHED} tokens are watched at once")
+    return tokens
 
 
 CONTROLS: dict[View, Callable[[ViewOfGeneration], list[Any]]] = {
