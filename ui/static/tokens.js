@@ -8,7 +8,7 @@ export function tokenLine(strip, tokens, handlers) {
   const line = node("div", "line");
   line.setAttribute("role", "listbox");
   line.setAttribute("aria-label", "tokens");
-  const boxes = [], faces = [], notes = [];
+  const boxes = [], faces = [], notes = [], grounds = [], inks = [];
   tokens.text.forEach((text, position) => {
     const box = node("span", "token");
     box.dataset.position = String(position);
@@ -111,8 +111,8 @@ export function tokenLine(strip, tokens, handlers) {
     notes,
     paint(position, background, ink) {
       const style = faces[position].style;
-      style.backgroundColor = background;
-      style.color = ink;
+      if (grounds[position] !== background) { style.backgroundColor = background; grounds[position] = background; }
+      if (inks[position] !== ink) { style.color = ink; inks[position] = ink; }  // a colour is inherited: the costly one
     },
     note(position, text) { notes[position].textContent = text; },
     mark(position, isPinned) {
