@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import actlake
+import actlake.capture
 import numpy as np
 import pandas as pd
 import pytest
 from actlake.ui.address import GenerationAddress
 from actlake.ui.reproduce import python_of, sql_of
-from actlake.ui.views import factors_of, k_of, layer_of
+from actlake.ui.views import factors_of, k_of, layer_of, watched_payload_of
 
 
 def run(python: str) -> dict[str, Any]:
@@ -84,3 +86,22 @@ def test_the_code_of_layers_gives_its_predictions(tmp_path: Path, write_store: C
     python, sql = code_of(store, address)
     pd.testing.assert_frame_equal(run(python)["predictions"], shown)
     pd.testing.assert_frame_equal(store.sql(sql).df(), shown[list(store.sql(sql).columns)], check_dtype=False)
+
+
+def test_watched_tokens_are_drawn_with_their_ranks_at_the_pinned_cell(
+    tmp_path: Path, toy_model: actlake.capture.Model
+) -> None:
+    actlake.capture(tmp_path, toy_model, [" 1, 2,"], max_new_tokens=3, record=["hidden_states"])
+    generation = actlake.open(tmp_path).generation(0)
+    address = GenerationAddress.parse("?id=0&view=layers&watch=1%0A2&cell=2.1")
+    assert address.watch == ("1", "2")
+    drawn = watched_payload_of(generation, address, toy_model)["layers"]["watched"]
+    expected = generation.watched(toy_model, ["1", "2"], 1)
+    ranks = np.frombuffer(base64.b64decode(drawn["ranks"]), "<i4").reshape(2, 3)
+    assert (drawn["tokens"], drawn["layers"], drawn["position"]) == (["1", "2"], [0, 1, 2], 1)
+    for row, token in zip(ranks, ["1", "2"], strict=True):
+        assert row.tolist() == expected[expected["token"] == token].sort_values("layer")["rank"].tolist()
+    assert "gen.watched(load_model(gen.model), ['1', '2'], 1)" in python_of("store", address, 5, 0)
+    shown = generation.show("layers", model=toy_model, watch=["1", "2"], position=1)
+    assert shown.watched is not None
+    assert "watched" in str(shown._repr_html_())

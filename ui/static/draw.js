@@ -14,8 +14,9 @@ export function draw(element, data, {state = {}, onChange = () => {}} = {}) {
   const again = () => {
     const change = (changed) => { now = {...now, ...changed}; onChange(changed); };
     drawn = view(element, data, {state: now, theme: themeOf(element), onChange: change});
-    if (data.note) drawn.element.append(node("p", "left-out", `Left out: ${data.note}.`));
-    drawn.element.append(tools(drawn.element, data.name ?? data.kind, drawn.table));
+    const strip = element.firstElementChild;
+    if (data.note) strip.append(node("p", "left-out", `Left out: ${data.note}.`));
+    strip.append(tools(strip, data.name ?? data.kind, drawn.table));
   };
   const unwatch = watchTheme(again);
   again();

@@ -66,6 +66,7 @@ export function neuron(element, data, {state, theme, onChange}) {
   }
 
   return {
+    element: strip,
     update(now) { if (Boolean(now.whole) !== whole) { whole = Boolean(now.whole); forms.set(whole); fill(); } },
   };
 }
