@@ -34,12 +34,12 @@ def token_condition(token: str = "", metadata: Mapping[str, str] | None = None, 
     `token` is a token's text, whatever its case and the white space around it (unless it is white space alone); `metadata` are
     values that the generation's has by their keys; `where` is a condition as it is.
 
-    >>> print(token_condition("The", {"kind": "list"}))
-    lower(trim(token, ' \t\r\n')) = 'the' and cast(metadata::json as map(varchar, json))['kind'] ->> '$' = 'list'
+    >>> token_condition("The")
+    "lower(trim(token, concat(' ', chr(9), chr(10), chr(13)))) = 'the'"
     """
     parts = []
     if token.strip():
-        parts.append(f"lower(trim(token, ' \t\r\n')) = {literal(token.strip().lower())}")
+        parts.append(f"lower(trim(token, concat(' ', chr(9), chr(10), chr(13)))) = {literal(token.strip().lower())}")
     elif token:
         parts.append(f"token = {literal(token)}")
     for key, value in (metadata or {}).items():
