@@ -11,12 +11,13 @@ import click
 
 from .analyses import neuron, saliency
 from .ask import export, sql, views
+from .factors import factors
 from .keep import compact, gc, index, verify
 from .look import demo, serve
 from .record import capture
 from .runs import info
 
-COMMANDS = (capture, info, sql, export, views, saliency, neuron, verify, index, compact, gc, serve, demo)
+COMMANDS = (capture, info, sql, export, views, saliency, factors, neuron, verify, index, compact, gc, serve, demo)
 """Every command, in the order of the docs."""
 
 

@@ -33,7 +33,7 @@ from .catalog import dot_command
 from .connection import Database, empty_files
 from .corpus_tokens import token_numbers
 from .export import export
-from .factor_corpus import factors_of_slice
+from .factor_corpus import IN_MEMORY, factors_of_slice
 from .factor_slice import Slice
 from .factors import FactorMethod, FactorOptions, Factors, Negatives, Solver, Which
 from .files import GLOB, StoreFiles
@@ -307,13 +307,15 @@ class Store:
         seed: int = 0,
         solver: Solver = "hals",
         reruns: int = 0,
+        in_memory_bytes: int = IN_MEMORY,
         cancel: Event | None = None,
         on_progress: Progress | None = None,
     ) -> Factors:
         """`k` factors of the activations of these layers (all unless told) over a corpus, or these generations of it.
 
         `where` narrows tokens by a SQL condition on the columns of `tokens` and `generations`, which is confined as in
-        `read_sql`; `positions` to the prompts' or the generated ones. Otherwise as `Generation.factors`.
+        `read_sql`; `positions` to the prompts' or the generated ones. More than `in_memory_bytes` of activations are streamed:
+        memory then does not grow with the corpus, and `.tokens` is on disk. Otherwise as `Generation.factors`.
         Raises InvalidOption, GenerationNotFound, NotRecorded, UnknownLayer, QueryError, Cancelled.
         """
         options = FactorOptions(k, method, negatives, scale_layers, seed, solver, reruns)
@@ -326,7 +328,7 @@ class Store:
             where=where,
             selected=None if where is None else self._tokens_where(where),
         )
-        return factors_of_slice(of, options, cancel=cancel, on_progress=on_progress)
+        return factors_of_slice(of, options, in_memory=in_memory_bytes, cancel=cancel, on_progress=on_progress)
 
     def _tokens_where(self, predicate: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Ids and positions of the tokens for which a condition that someone else wrote holds, in order. Raises QueryError."""

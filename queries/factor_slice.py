@@ -158,7 +158,8 @@ class _Generations:
                 ids = reader.rows(snapshot, "generations", columns=["generation_id"])["generation_id"].to_pylist()
                 raise GenerationNotFound(missing[0], len(ids), max(ids, default=None))
             keep = np.isin(there[0], numbers)
-        self._ids, self._run_ids, self._n_prompt, self._n = (values[keep] for values in there)
+        order = np.argsort(there[0][keep])  # a file may have generations that lie between those of another
+        self._ids, self._run_ids, self._n_prompt, self._n = (values[keep][order] for values in there)
 
     def tokens(self, which: Which) -> Iterator[tuple[np.ndarray, np.ndarray, set[int]]]:
         """Of some generations at a time, ids and positions of their recorded tokens, and their runs."""

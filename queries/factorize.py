@@ -15,8 +15,8 @@ from .factors import FactorOptions, Factors
 from .nmf import NMF, Estimator, Progress, check_size, checked, residual_norm
 
 SPLIT_ABOVE = 0.1
-"""`auto` splits when negative activations hold more than this share of the energy: about half in gated FFNNs, a few
-hundredths after GELU, none after ReLU."""
+"""`auto` splits when negative activations hold more than this share of the energy of the middle layer by that share: about half
+in gated FFNNs, a few hundredths after GELU, none after ReLU."""
 
 MAX_ITERATIONS = 500
 """Most rounds of a solver of nmf."""
@@ -52,7 +52,10 @@ def factorize(
     Cost: of nmf, X (as float32, twice with `split`) and a few products with it; 0.7 s of one core at most for 128 tokens of
     46,080 neurons (docs/benchmarks.md).
     """
-    how = how_of(options, energies(activations))
+    if not activations.size:
+        check_size(options.k, activations.shape)
+    known = options.negatives != "auto" or options.method != "nmf"
+    how = how_of(options, np.zeros((2, 0)) if known else energies(activations, len(layers)))
     x = prepared(activations, how)
     check_size(options.k, x.shape)
     scale = layer_scale(column_energy(x, options), len(layers), how) if options.scale_layers else None
@@ -88,7 +91,9 @@ def _factor(
     energy = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
     h = estimator.components_
     explained = shares(tokens.T @ tokens, tokens.T @ centred, h, energy)
-    error = residual_norm(centred, tokens, h) / energy**0.5 if energy else 0.0
+    rest = getattr(estimator, "reconstruction_err_", None)
+    rest = residual_norm(centred, tokens, h) if rest is None else rest
+    error = rest / energy**0.5 if energy else 0.0
     kept = {name: value for name, value in estimator.get_params().items() if name in ("init", "tol", "max_iter")}
     return Found(tokens, h, mean, explained, error, estimator.n_iter_, estimator.converged_, kept)
 
@@ -134,21 +139,25 @@ class SklearnNMF(Estimator):
         return np.asarray(tokens, np.float32)
 
 
-def energies(activations: Float32[np.ndarray, "n m"]) -> tuple[float, float]:
-    """‖X‖², and that of its negative values."""
-    energy = float(np.einsum("ij,ij->", activations, activations, dtype=np.float64))
-    negative = np.minimum(activations, 0)
-    return energy, float(np.einsum("ij,ij->", negative, negative, dtype=np.float64))
+def energies(activations: Float32[np.ndarray, "n m"], n_layers: int) -> Float[np.ndarray, "2 layers"]:
+    """The energy of each layer's positive and of its negative activations."""
+    halves = np.maximum(activations, 0), np.minimum(activations, 0)
+    squares = np.stack([np.einsum("ij,ij->j", half, half, dtype=np.float64) for half in halves])
+    return squares.reshape(2, n_layers, -1).sum(axis=2)
 
 
-def how_of(options: FactorOptions, energy_and_negative: tuple[float, float]) -> How:
-    """What becomes of negatives."""
+def how_of(options: FactorOptions, energy: Float[np.ndarray, "2 layers"]) -> How:
+    """What becomes of negatives, by the energy of each layer's positive and negative activations.
+
+    Layers count alike: one neuron of one layer may have more energy than all others, and its sign says nothing of theirs.
+    """
     if options.negatives != "auto":
         return options.negatives
     if options.method != "nmf":
         return "keep"
-    energy, negative = energy_and_negative
-    return "split" if negative > SPLIT_ABOVE * energy else "clip"
+    of_layer = energy.sum(axis=0)
+    share = np.divide(energy[1], of_layer, out=np.zeros(len(of_layer)), where=of_layer > 0)
+    return "split" if len(share) and np.median(share) > SPLIT_ABOVE else "clip"
 
 
 def prepared(activations: Float32[np.ndarray, "n m"], how: How) -> Float32[np.ndarray, "n columns"]:
@@ -182,8 +191,8 @@ def layer_scale(energy: Float[np.ndarray, "m"], n_layers: int, how: How) -> Floa
 
 
 def shares(
-    gram: Float32[np.ndarray, "k k"],
-    product: Float32[np.ndarray, "k m"],
+    gram: Float[np.ndarray, "k k"],
+    product: Float[np.ndarray, "k m"],
     h: Float32[np.ndarray, "k m"],
     energy: float,
 ) -> Float[np.ndarray, "k"]:
@@ -214,7 +223,7 @@ def in_order(
     mean = found.mean if found.mean is None or scale is None else found.mean * scale
     size = turns(components, options)
     return Factors(
-        tokens=np.ascontiguousarray(found.tokens[:, order] * size),
+        tokens=_arranged(found.tokens, order, size),
         components=components / size[:, None],
         error=found.error,
         layers=tuple(layers),
@@ -230,6 +239,18 @@ def in_order(
         parameters=found.parameters | ({"reruns": options.reruns} if options.reruns else {}),
         mean=mean,
     )
+
+
+def _arranged(
+    tokens: Float32[np.ndarray, "n k"], order: np.ndarray, size: Float32[np.ndarray, "k"]
+) -> Float32[np.ndarray, "n k"]:
+    """Values in another order and size; of an array on disk, there."""
+    if not isinstance(tokens, np.memmap):
+        return np.ascontiguousarray(tokens[:, order] * size)
+    for first in range(0, len(tokens), 1 << 16):
+        some = slice(first, first + (1 << 16))
+        tokens[some] = tokens[some][:, order] * size
+    return tokens
 
 
 def turns(components: Float32[np.ndarray, "k m"], options: FactorOptions) -> Float32[np.ndarray, "k"]:

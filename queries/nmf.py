@@ -19,8 +19,11 @@ from ..errors import Cancelled, InvalidOption
 Init = Literal["nndsvda", "random"]
 Progress = Callable[[int, int], None]
 
-ALMOST_ALL, FEW = 0.999, 0.25
+ALMOST_ALL, FEW = 0.998, 0.6
 """A first W is found on the columns that hold this share of the energy, if they are at most this share of the columns."""
+
+FINER = 10
+"""The rounds on those columns, which cost less, go on until one lowers the error by this much less."""
 
 SWEEPS = 4
 """Sweeps over H in a round; the smaller of the two factors, W, costs nothing beside X and is swept twice as often."""
@@ -89,7 +92,7 @@ class NMF(Estimator):
             return start(x, k, self.init, random)
         some = np.ascontiguousarray(x[:, few])
         w, h = start(some, k, self.init, random)
-        first = Rounds(self.tol, self.max_iter, self.cancel, None)
+        first = Rounds(self.tol / FINER, self.max_iter, self.cancel, None)
         w, h_of_few = first.run(some, w, h, float(energy[few].sum()))
         h = np.zeros((k, x.shape[1]), np.float32)
         h[:, few] = h_of_few
@@ -218,8 +221,8 @@ def columns_of_energy(energy: Float[np.ndarray, "m"], share: float) -> np.ndarra
 
 def error_of(
     energy: float,
-    gram: Float32[np.ndarray, "k k"],
-    product: Float32[np.ndarray, "k m"],
+    gram: Float[np.ndarray, "k k"],
+    product: Float[np.ndarray, "k m"],
     h: Float32[np.ndarray, "k m"],
 ) -> float:
     """‖X − W H‖ from ‖X‖², WᵀW and WᵀX, without W H."""

@@ -146,6 +146,13 @@ class TestTheSlice:
             store.factors(**{"k": 2, **wrong})
 
 
+def test_one_loud_neuron_does_not_decide_what_becomes_of_negatives(store: actlake.Store) -> None:
+    x = np.random.default_rng(0).standard_normal((20, 3 * 8)).astype(np.float32)
+    x[0, 5] = 1000
+    assert factorize(x, FactorOptions(2), layers=[0, 1, 2]).negatives == "split"
+    assert factorize(np.abs(x), FactorOptions(2), layers=[0, 1, 2]).negatives == "clip"
+
+
 def test_the_strongest_tokens_and_neurons_come_first(store: actlake.Store) -> None:
     factors = store.factors(3, LAYERS, method="pca")
     top = factors.top_tokens(1, 4)
