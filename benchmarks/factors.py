@@ -38,7 +38,7 @@ from actlake.store import (
 from actlake.store.schema import RUNS
 
 TOKENS, LAYERS, D_FF = 128, (4, 20), 1536
-CORPUS, TOKENS_A_GENERATION = 16_384, 128
+CORPUS, TOKENS_A_GENERATION = 8_192, 128
 
 
 def main() -> None:
@@ -52,7 +52,8 @@ def main() -> None:
     if asked.peak_of:
         print(json.dumps(peak_of(asked.store, asked.peak_of)))
         return
-    report_speed(actlake.open(asked.store), asked.rounds, asked.k)
+    if asked.rounds:
+        report_speed(actlake.open(asked.store), asked.rounds, asked.k)
     if asked.memory:
         report_memory(asked.memory)
 

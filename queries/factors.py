@@ -131,8 +131,8 @@ class FactorOptions:
 
     `negatives`: nmf needs values ≥ 0, so `clip` sets negative activations to 0 and `split` gives each neuron two columns,
     its positive and its negative half; `auto` splits when negatives hold over a tenth of the energy in half of the layers. The
-    others take them as they are (`keep`). `scale_layers` divides each layer by its root energy before, and multiplies the weights by it
-    after, so that layers count alike. `solver`, of nmf: `hals` (ours) or `sklearn`.
+    others take them as they are (`keep`). `scale_layers` divides each layer by its root energy before, and multiplies the
+    weights by it after, so that layers count alike. `solver`, of nmf: `hals` (ours) or `sklearn`.
     """
 
     k: int

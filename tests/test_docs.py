@@ -49,7 +49,7 @@ def test_the_page_of_the_tables_is_that_of_the_schema() -> None:
 def test_the_examples_of_saved_factors_run(tmp_path: Path) -> None:
     stores.a_store(Location.of(tmp_path))
     store = actlake.open(tmp_path)
-    page = PAGES["queries.md"].partition("### Saved factors")[2].replace("layers=[4]", "layers=[3]")
+    page = PAGES["factors.md"].partition("## Saved factors")[2].replace("layers=[4]", "layers=[3]")
     names = {"store": store}
     save, join = re.findall("```python\n(.*?)```", page, re.DOTALL)
     exec(save, names)
