@@ -28,6 +28,7 @@ from ..queries import Store
 from .access import Access
 from .ask import Asker
 from .corpus import corpus_page
+from .corpus_factors import factors_early, factors_page
 from .early import Make, install
 from .generation import generation_early, generation_page
 from .handlers import routes
@@ -66,11 +67,13 @@ PAGES: dict[str, Page] = {
     "/": corpus_page,
     "/generation": generation_page,
     "/neuron": neuron_page,
+    "/factors": factors_page,
     "/sql": sql_page,
 }
-"""The app's pages by their route: `/` is the corpus, `/generation?id=N` one generation, `/neuron?layer=L&neuron=N` one neuron."""
+"""The app's pages by their route: `/` is the corpus, `/generation?id=N` one generation, `/neuron?layer=L&neuron=N` one neuron,
+`/factors` the saved factorizations and `/factors?id=N` one."""
 
-EARLY: dict[str, Make] = {"/generation": generation_early, "/neuron": neuron_early}
+EARLY: dict[str, Make] = {"/generation": generation_early, "/neuron": neuron_early, "/factors": factors_early}
 """What of a page is sent before its session is made, by its route."""
 
 

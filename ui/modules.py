@@ -17,6 +17,7 @@ VIEWS: dict[str, str] = {
     "activations": "activations",
     "layers": "layers",
     "neuron": "neuron",
+    "factorization": "factorization",
 }
 """What draws each kind of payload: the kind, and the function (of the part `static/KIND.js`) that draws it."""
 

@@ -1,0 +1,127 @@
+"""The pages of the corpus's factors: made, cancelled, found again by others, looked at, named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import actlake
+import pytest
+from actlake.queries import saved_factors
+from actlake.ui import Server, serve
+from actlake.ui.corpus_factors import FactorsAddress, as_python, factorization_payload
+from playwright.sync_api import Page, expect
+
+NAME = "<img src=x onerror='window.hacked = 1'> of everything"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., actlake.Store]) -> actlake.Store:
+    written = [([f"w{i}", " goes", " on", "."], 2) for i in range(7)]
+    store = write_store(tmp_path_factory.mktemp("saved"), *written, shards=3)
+    store.save(store.factors(3, reruns=1), NAME)
+    return store
+
+
+@pytest.fixture(scope="module")
+def running(saved: actlake.Store) -> Iterator[Server]:
+    with serve(saved, port=0, block=False) as server:
+        yield server
+
+
+def opened_page(page: Page, server: Server, query: str = "") -> None:
+    page.goto(f"{server.url}factors{query}")
+    expect(page.locator("#early")).to_have_count(0)
+
+
+@pytest.mark.browser
+def test_a_factorization_is_made_here_saved_and_found_by_others(
+    page: Page, tmp_path: Path, write_store: Callable[..., actlake.Store]
+) -> None:
+    store = write_store(tmp_path, *([([f"w{i}", " goes", " on"], 2) for i in range(4)]))
+    with serve(store, port=0, block=False) as server:
+        opened_page(page, server)
+        expect(page.get_by_text("No factorization has been saved yet")).to_be_visible()
+        page.get_by_label("factors (k)").fill("2")
+        page.get_by_label("layers", exact=True).fill("1")
+        page.get_by_label("name").fill("one layer")
+        page.get_by_label("name").press("Enter")
+        page.get_by_role("button", name="Factorise").click()
+        expect(page.get_by_role("link", name="factorization 0")).to_be_visible()
+        opened_page(page, server)
+        page.get_by_role("link", name="one layer").click()
+        expect(page.locator(".factor-card")).to_have_count(2)
+    made = actlake.open(tmp_path).factorization(0)
+    assert (made.k, made.layers) == (2, (1,))
+
+
+@pytest.mark.browser
+def test_what_cannot_be_factored_is_one_clear_line(page: Page, running: Server) -> None:
+    opened_page(page, running)
+    page.get_by_label("layers", exact=True).fill("9")
+    page.get_by_label("layers", exact=True).press("Enter")
+    page.get_by_role("button", name="Factorise").click()
+    expect(page.get_by_role("alert")).to_contain_text("no layer 9")
+    expect(page.get_by_role("button", name="Factorise")).to_be_visible()
+
+
+@pytest.mark.browser
+def test_factors_are_shown_with_their_strongest_tokens_and_neurons(
+    page: Page, running: Server, saved: actlake.Store
+) -> None:
+    found = saved_factors(saved, 0, 8)
+    opened_page(page, running, "?id=0")
+    expect(page.get_by_role("heading", name=NAME)).to_be_visible()
+    assert page.evaluate("window.hacked") is None
+    for factor in range(3):
+        card = page.locator(".factor-card").nth(factor)
+        best = found.tokens[found.tokens["factor"] == factor].iloc[0]
+        expect(card.locator(".example-value").first).to_have_text(f"{best.value:.3f}")
+        expect(card.locator(".token.chosen").first).to_have_attribute("data-position", f"{best.position:.0f}")
+        neuron = found.neurons[found.neurons["factor"] == factor].iloc[0]
+        expect(card.locator(".card-neurons a").first).to_have_attribute(
+            "href", f"./neuron?layer={neuron.layer:.0f}&neuron={neuron.neuron:.0f}"
+        )
+        expect(card.locator(".card-fact").first).to_have_text(
+            f"explained share {100 * found.row['explained'][factor]:.2f}%"
+        )
+
+
+@pytest.mark.browser
+def test_a_label_is_kept_and_the_order_is_in_the_address(page: Page, running: Server, saved: actlake.Store) -> None:
+    opened_page(page, running, "?id=0")
+    page.get_by_label("label of factor 1").fill("<b>ends</b>")
+    page.get_by_label("label of factor 1").press("Enter")
+    expect(page.get_by_text("label saved")).to_be_visible()
+    page.get_by_role("button", name="by stability").click()
+    page.wait_for_url("**sort=stability**")
+    page.reload()
+    expect(page.get_by_label("label of factor 1")).to_have_value("<b>ends</b>")
+    expect(page.get_by_role("button", name="by stability")).to_have_attribute("aria-pressed", "true")
+    stability = [float(text.split()[-1]) for text in page.get_by_text("stability 0").all_text_contents()]
+    assert stability == sorted(stability, reverse=True)
+    page.go_back()
+    expect(page.get_by_role("button", name="by number")).to_have_attribute("aria-pressed", "true")
+    assert saved.refresh().labels()["label"].tolist() == ["<b>ends</b>"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("query", "sentence"), [("?id=7", "7"), ("?id=x", "whole number"), ("?id=0&factor=9", "0 to 2")]
+)
+def test_a_bad_address_is_one_clear_line(page: Page, running: Server, query: str, sentence: str) -> None:
+    opened_page(page, running, query)
+    expect(page.get_by_role("alert")).to_contain_text(sentence)
+
+
+def test_the_python_to_copy_gives_what_the_page_shows(saved: actlake.Store) -> None:
+    address = FactorsAddress(0)
+    made: dict[str, object] = {}
+    exec(as_python(saved.uri, address), made)
+    cards = factorization_payload(saved, address)["factorization"]["cards"]
+    tokens = made["tokens"]
+    assert isinstance(tokens, dict)
+    for card in cards:
+        examples = [(one["generation_id"], one["position"]) for one in card["examples"]]
+        frame = tokens[card["factor"]]
+        assert examples == list(zip(frame["generation_id"], frame["position"], strict=True))

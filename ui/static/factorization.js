@@ -1,0 +1,83 @@
+/** A saved factorization: a card for each factor, with its label, its strongest tokens in their contexts, and its neurons. */
+
+import {choice, floats, node, percent, signedText} from "./base.js";
+import {exampleList, signedScale} from "./examples.js";
+import {rgb} from "./colour.js";
+import {tooltip} from "./tokens.js";
+
+/** data.factorization: {base, cards: [{factor, explained, stability, label, examples, contexts, neurons: [{layer, neuron, weight}]}]};
+ *  null where explained share or stability are not known. state: sort ("factor", "explained" or "stability"), whole, label
+ *  ({factor, text}, when a label was changed). */
+export function factorization(element, data, {state, theme, onChange}) {
+  const {cards, base} = data.factorization;
+  const strip = node("div", "strip strip-factorization");
+  const tip = tooltip(strip);
+  let whole = Boolean(state.whole), sort = state.sort ?? "factor";
+  const bar = node("div", "bar"), list = node("div", "cards");
+  const orders = [["by number", "factor"], ["by share", "explained"]];
+  if (cards.some((card) => card.stability !== null)) orders.push(["by stability", "stability"]);
+  const order = choice("order of the factors", orders, sort, (now) => { sort = now; order.set(now); fill(); onChange({sort}); });
+  const forms = choice("contexts", [["around the token", false], ["whole contexts", true]], whole, (on) => {
+    whole = on;
+    forms.set(on);
+    fill();
+    onChange({whole});
+  });
+  bar.append(order.element, forms.element);
+  strip.prepend(bar, list);
+  element.replaceChildren(strip);
+  fill();
+
+  function fill() {
+    const sorted = [...cards].sort((a, b) => sort === "factor" ? a.factor - b.factor : (b[sort] ?? -1) - (a[sort] ?? -1));
+    list.replaceChildren(...sorted.map(card));
+  }
+
+  function card(one) {
+    const part = node("section", "factor-card"), head = node("div", "card-head");
+    const number = node("span", "spark-number", String(one.factor));
+    number.style.backgroundColor = rgb(theme.factor(one.factor));
+    number.style.color = theme.dark ? "black" : "white";
+    const label = node("input", "card-label");
+    label.value = one.label;
+    label.placeholder = "label, for everybody";
+    label.setAttribute("aria-label", `label of factor ${one.factor}`);
+    label.addEventListener("change", () => { one.label = label.value; onChange({label: {factor: one.factor, text: label.value}}); });
+    head.append(number, label);
+    if (one.explained !== null) head.append(fact("explained share", percent(one.explained, 2)));
+    if (one.stability !== null) head.append(fact("stability", one.stability.toFixed(3)));
+    const values = Object.values(one.contexts).flatMap((context) => [...(context.decoded ??= floats(context.values))]);
+    const scale = signedScale(values, theme);
+    head.append(scale.legend("value"));
+    const neurons = node("p", "card-neurons", "neurons ");
+    for (const each of one.neurons) {
+      const link = node("a", "example-link", `${each.layer}/${each.neuron}`);
+      link.href = base === null ? "#" : `${base}neuron?layer=${each.layer}&neuron=${each.neuron}`;
+      link.title = `layer ${each.layer}, neuron ${each.neuron}`;
+      neurons.append(link, node("span", "", ` ${signedText(each.weight, 3)}  `));
+    }
+    part.append(head, neurons, exampleList(one.examples, one.contexts, {
+      scale, tip, whole, what: `factor ${one.factor}`,
+      link: (generation_id) => base === null ? "#" : `${base}generation?id=${generation_id}`,
+    }));
+    return part;
+  }
+
+  function fact(name, value) {
+    const one = node("span", "card-fact", `${name} `);
+    one.append(node("b", "", value));
+    return one;
+  }
+
+  return {
+    element: strip,
+    table: () => ({
+      columns: ["factor", "label", "explained", "stability", "generation_id", "position", "token", "value"],
+      rows: cards.flatMap((one) => one.examples.map(({generation_id, position, value}) => {
+        const context = one.contexts[generation_id];
+        return [one.factor, one.label, one.explained, one.stability, generation_id, position, context.text[position - context.first], value];
+      })),
+    }),
+    update() {},
+  };
+}
