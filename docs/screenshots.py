@@ -1,6 +1,8 @@
 """Takes the screenshots of README and docs from the demo's store, in a headless Chromium; each is to be looked at after.
 
 make demo ARGS=--no-serve && make docs
+
+That of the layers needs a store with layer predictions: python docs/screenshots.py STORE layers
 """
 
 import json
@@ -60,7 +62,7 @@ def main(store: str = "actlake-demo", *names: str) -> None:
         with serve(opened, port=0, block=False) as server:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
             for name, picture in PICTURES.items():
-                if names and name not in names:
+                if name not in (names or PICTURES.keys() - {"layers"}):
                     continue
                 page = browser.new_page(
                     viewport={"width": picture.width, "height": picture.height or 600},
