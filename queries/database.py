@@ -43,7 +43,6 @@ from .interchange import arrow_dataset, hugging_face_datasets
 from .labels import labelled
 from .limits import Limits
 from .listing import Found, Order, find_generations, metadata_values
-from .messages import query_error
 from .neuron import Neuron, neuron_of
 from .neuron_values import NeuronReader
 from .nmf import Progress
@@ -52,7 +51,7 @@ from .responding import moments
 from .sandbox import QueryResult, Sandbox
 from .saved import factorization_of, factors_of
 from .script import views_script
-from .selection import selected_tokens
+from .selection import selected_tokens, selection_query
 from .similarity import MOST_NEURONS, cka_of_layers, correlations_of_neurons
 
 if TYPE_CHECKING:
@@ -307,6 +306,7 @@ class Store:
         seed: int = 0,
         solver: Solver = "hals",
         reruns: int = 0,
+        device: str = "auto",
         in_memory_bytes: int = IN_MEMORY,
         cancel: Event | None = None,
         on_progress: Progress | None = None,
@@ -318,7 +318,7 @@ class Store:
         memory then does not grow with the corpus, and `.tokens` is on disk. Otherwise as `Generation.factors`.
         Raises InvalidOption, GenerationNotFound, NotRecorded, UnknownLayer, QueryError, Cancelled.
         """
-        options = FactorOptions(k, method, negatives, scale_layers, seed, solver, reruns)
+        options = FactorOptions(k, method, negatives, scale_layers, seed, solver, reruns, device)
         of = Slice.of(
             self.snapshot,
             self._reader,
@@ -332,17 +332,7 @@ class Store:
 
     def _tokens_where(self, predicate: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Ids and positions of the tokens for which a condition that someone else wrote holds, in order. Raises QueryError."""
-        try:
-            duckdb.SQLExpression(predicate)  # one expression, which cannot end the parentheses that it stands in
-        except duckdb.Error as error:
-            raise query_error(error) from error
-        query = f"""
-            select generation_id, position
-            from tokens join generations using (generation_id)
-            where ({predicate}
-            )
-            order by generation_id, position
-        """
+        query = selection_query(predicate)
         with self.read_sql(query, limits=Limits(rows=1 << 40, seconds=3600)) as rows:
             for batch in rows.to_arrow_reader():
                 yield batch["generation_id"].to_numpy(), batch["position"].to_numpy()

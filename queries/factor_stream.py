@@ -20,7 +20,8 @@ from .decompositions import ICA, PCA, KMeans, nearest, one_hot, unmixed
 from .factor_slice import BLOCK_BYTES, Slice, Spool
 from .factorize import Found, How, prepared, shares
 from .factors import FactorOptions
-from .nmf import NMF, SWEEPS, Init, Progress, check_size, error_of, non_negative_weights
+from .nmf import NMF, SWEEPS, Init, Progress, check_size, non_negative_weights
+from .steps import error_of
 
 MAX_PASSES = 20
 TOLERANCE = 1e-3
@@ -151,7 +152,7 @@ def _nmf(x: Prepared, sample: Float32[np.ndarray, "s m"], options: FactorOptions
     from .descent import descend
 
     k = options.k
-    model = NMF(k, init=init, random_state=options.seed).fit(sample)
+    model = NMF(k, init=init, random_state=options.seed, device=options.device).fit(sample)
     h, w = model.components_, x.spool(k)
     gram, product = np.zeros((k, k)), np.zeros(h.shape)
     before, converged, n_passes = np.inf, False, 0

@@ -111,7 +111,15 @@ def estimator_of(
         return KMeans(k, random_state=seed)
     if options.solver == "sklearn":
         return SklearnNMF(k, init=init, max_iter=MAX_ITERATIONS, random_state=seed)
-    return NMF(k, init=init, max_iter=MAX_ITERATIONS, random_state=seed, cancel=cancel, on_progress=on_progress)
+    return NMF(
+        k,
+        init=init,
+        max_iter=MAX_ITERATIONS,
+        random_state=seed,
+        device=options.device,
+        cancel=cancel,
+        on_progress=on_progress,
+    )
 
 
 @dataclass

@@ -132,7 +132,8 @@ class FactorOptions:
     `negatives`: nmf needs values ≥ 0, so `clip` sets negative activations to 0 and `split` gives each neuron two columns,
     its positive and its negative half; `auto` splits when negatives hold over a tenth of the energy in half of the layers. The
     others take them as they are (`keep`). `scale_layers` divides each layer by its root energy before, and multiplies the
-    weights by it after, so that layers count alike. `solver`, of nmf: `hals` (ours) or `sklearn`.
+    weights by it after, so that layers count alike. `solver`, of nmf: `hals` (ours) or `sklearn`. `device`, of hals: where it
+    computes, as torch names it; `auto` is CUDA where there is one and torch is loaded already, else the CPU.
     """
 
     k: int
@@ -142,6 +143,7 @@ class FactorOptions:
     seed: int = 0
     solver: Solver = "hals"
     reruns: int = 0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         for option, value, known in (

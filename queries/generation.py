@@ -279,6 +279,7 @@ class Generation(Displayed):
         seed: int = 0,
         solver: Solver = "hals",
         reruns: int = 0,
+        device: str = "auto",
         cancel: Event | None = None,
         on_progress: Progress | None = None,
     ) -> Factors:
@@ -289,7 +290,7 @@ class Generation(Displayed):
         `Store.save` keeps them, for SQL to join; `Store.factors` are those of a corpus. Raises InvalidOption, NotRecorded,
         UnknownLayer.
         """
-        options = FactorOptions(k, method, negatives, scale_layers, seed, solver, reruns)
+        options = FactorOptions(k, method, negatives, scale_layers, seed, solver, reruns, device)
         check_choice("positions", positions, POSITIONS)
         known = self._known("activations", self.layers, layers)
         at, activations = self.layer_positions, self.activations(known)

@@ -7,7 +7,7 @@ beside neurons. Where a few neurons hold nearly all the energy (in most models t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from threading import Event
 from typing import Any, Literal, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ..errors import Cancelled, InvalidOption
+from .steps import OnCpu, Steps, steps_on
 
 Init = Literal["nndsvda", "random"]
 Progress = Callable[[int, int], None]
@@ -33,7 +34,7 @@ class Estimator:
     """What scikit-learn asks of an estimator's parameters: here they are a dataclass's fields."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.init}  # type: ignore[arg-type]
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}  # type: ignore[arg-type]
 
     def set_params(self, **params: Any) -> Self:
         for name, value in params.items():
@@ -47,7 +48,8 @@ class Estimator:
 class NMF(Estimator):
     """X ≈ W H with W, H ≥ 0, as scikit-learn's `NMF`; float32 [samples, features] in, float32 out.
 
-    `tol` ends it when a round lowers the error by less than that share. `cancel` is looked at once a round, `on_progress` told
+    `tol` ends it when a round lowers the error by less than that share. `device` is where rounds are computed, as torch names
+    it; "auto": CUDA where there is one and torch is loaded, else the CPU. `cancel` is looked at once a round, `on_progress` told
     of it with rounds done and the most there can be. Attributes once fitted: `components_` (H), `reconstruction_err_`
     (‖X − W H‖), `n_iter_`, `converged_`.
     """
@@ -57,6 +59,7 @@ class NMF(Estimator):
     tol: float = 1e-4
     max_iter: int = 500
     random_state: int = 0
+    device: str = "auto"
     cancel: Event | None = None
     on_progress: Progress | None = None
 
@@ -69,7 +72,7 @@ class NMF(Estimator):
         x = checked(x, self.n_components)
         energy = np.einsum("ij,ij->j", x, x, dtype=np.float64)
         w, h = self._start(x, energy)
-        rounds = Rounds(self.tol, self.max_iter, self.cancel, self.on_progress)
+        rounds = Rounds(self.tol, self.max_iter, self.cancel, self.on_progress, steps_on(self.device))
         w, h = rounds.run(x, w, h, float(energy.sum()))
         self.components_, self.n_iter_, self.converged_ = h, rounds.n_done, rounds.converged
         self.reconstruction_err_ = residual_norm(x, w, h)
@@ -92,7 +95,7 @@ class NMF(Estimator):
             return start(x, k, self.init, random)
         some = np.ascontiguousarray(x[:, few])
         w, h = start(some, k, self.init, random)
-        first = Rounds(self.tol / FINER, self.max_iter, self.cancel, None)
+        first = Rounds(self.tol / FINER, self.max_iter, self.cancel, None, steps_on(self.device))
         w, h_of_few = first.run(some, w, h, float(energy[few].sum()))
         h = np.zeros((k, x.shape[1]), np.float32)
         h[:, few] = h_of_few
@@ -107,6 +110,7 @@ class Rounds:
     max_iter: int
     cancel: Event | None = None
     on_progress: Progress | None = None
+    on: Steps = field(default_factory=OnCpu)
     n_done: int = 0
     converged: bool = False
 
@@ -117,25 +121,24 @@ class Rounds:
         h: Float32[np.ndarray, "k m"],
         energy: float,
     ) -> tuple[Float32[np.ndarray, "n k"], Float32[np.ndarray, "k m"]]:
-        from .descent import descend
-
-        w_t, h = np.ascontiguousarray(w.T), np.ascontiguousarray(h)
+        on = self.on
+        x, w_t, h = on.put(x), on.put(w.T), on.put(h)
         before = np.inf
         for n_done in range(1, self.max_iter + 1):
             if self.cancel is not None and self.cancel.is_set():
                 raise Cancelled("the factorization")
-            descend(w_t, h @ h.T, h @ x.T, 2 * SWEEPS)
+            on.descend(w_t, h @ h.T, h @ x.T, 2 * SWEEPS)
             self.n_done = n_done
             gram, product = w_t @ w_t.T, w_t @ x
-            descend(h, gram, product, SWEEPS)
-            error = error_of(energy, gram, product, h)
+            on.descend(h, gram, product, SWEEPS)
+            error = on.error(energy, gram, product, h)
             if self.on_progress:
                 self.on_progress(self.n_done, self.max_iter)
             if before - error <= self.tol * error:
                 self.converged = True
                 break
             before = error
-        return np.ascontiguousarray(w_t.T), h
+        return np.ascontiguousarray(on.take(w_t).T), on.take(h)
 
 
 def checked(x: np.ndarray, k: int) -> Float32[np.ndarray, "n m"]:
@@ -217,17 +220,6 @@ def columns_of_energy(energy: Float[np.ndarray, "m"], share: float) -> np.ndarra
     order = np.argsort(-energy, kind="stable")
     n = int(np.searchsorted(np.cumsum(energy[order]), share * energy.sum())) + 1
     return np.sort(order[:n])
-
-
-def error_of(
-    energy: float,
-    gram: Float[np.ndarray, "k k"],
-    product: Float[np.ndarray, "k m"],
-    h: Float32[np.ndarray, "k m"],
-) -> float:
-    """‖X − W H‖ from ‖X‖², WᵀW and WᵀX, without W H."""
-    within = float(np.vdot(gram.astype(np.float64), (h @ h.T).astype(np.float64)))
-    return float(np.sqrt(max(energy - 2 * float(np.vdot(product, h)) + within, 0.0)))
 
 
 def residual_norm(x: Float32[np.ndarray, "n m"], w: Float32[np.ndarray, "n k"], h: Float32[np.ndarray, "k m"]) -> float:

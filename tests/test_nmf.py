@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from actlake.errors import Cancelled, InvalidOption
 from actlake.queries import ICA, NMF, PCA, FactorOptions, KMeans, factorize
-from actlake.queries.nmf import singular_vectors
+from actlake.queries.nmf import Rounds, singular_vectors, start
 from actlake.queries.stability import stability
+from actlake.queries.steps import OnDevice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -194,3 +195,30 @@ class TestStability:
         components = np.eye(2, 3, dtype=np.float32)
         other = np.array([[0, 0, 1], [0, 1, 0]], np.float32)
         np.testing.assert_allclose(stability(components, [components, other]), [0.5, 1])
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_tensors_take_the_steps_that_arrays_take(k: int) -> None:
+    x = like_activations(3)
+    energy = float(np.square(x, dtype=np.float64).sum())
+    first = start(x, k, "nndsvda", np.random.default_rng(0))
+    for rounds in range(1, 12):
+        on_cpu, on_tensors = Rounds(0, rounds), Rounds(0, rounds, on=OnDevice("cpu"))
+        w, h = on_cpu.run(x, first[0].copy(), first[1].copy(), energy)
+        w_of_tensors, h_of_tensors = on_tensors.run(x, first[0].copy(), first[1].copy(), energy)
+        product = w @ h
+        assert np.abs(w_of_tensors @ h_of_tensors - product).max() <= 1e-4 * product.max()
+
+
+def test_a_silent_factor_stays_silent_on_tensors() -> None:
+    x = np.eye(3, 5, dtype=np.float32)
+    w, h = np.zeros((3, 2), np.float32), np.zeros((2, 5), np.float32)
+    w[:, 0], h[0] = 1, 1
+    w, h = Rounds(1e-9, 5, on=OnDevice("cpu")).run(x, w, h, 3.0)
+    assert np.isfinite(w).all()
+    assert np.isfinite(h).all()
+
+
+def test_a_device_that_is_not_there_is_said() -> None:
+    with pytest.raises(InvalidOption, match="give auto or cpu"):
+        factorize(like_activations(0), FactorOptions(2, device="abacus"), layers=[0])
