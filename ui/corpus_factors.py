@@ -21,7 +21,7 @@ from .address import parse_layers
 from .drawing import Drawing
 from .early import Early
 from .examples import contexts_payload, examples_payload, records
-from .jobs import FACTORS
+from .jobs import FACTORS, LIGHT
 from .page import CONTROL_CSS, address_bar, copy_as, css, html, page, problem
 
 Sort = Literal["factor", "explained", "stability"]
@@ -87,18 +87,24 @@ def factors_page(store: Store) -> pn.Template:
     drawing.draw(payload)
     said = html(Markup(""))
 
-    def move(event: Any) -> None:
+    async def name(event: Any) -> None:
         label = event.new.get("label")
-        if label is not None and label != (event.old or {}).get("label"):
-            try:
-                store.label(str(label["text"]).strip(), factorization_id=address.id, factor=int(label["factor"]))
-                said.object = str(Markup('<p class="status" role="status">{}</p>').format("label saved"))
-            except ActlakeError as error:
-                said.object = str(problem(str(error)))
+        if label is None or label == (event.old or {}).get("label"):
+            return
+        text, factor = str(label["text"]).strip(), int(label["factor"])
+        try:
+            saved = LIGHT.submit(lambda: store.label(text, factorization_id=address.id, factor=factor))
+            await asyncio.wrap_future(saved)
+            said.object = str(Markup('<p class="status" role="status">{}</p>').format("label saved"))
+        except ActlakeError as error:
+            said.object = str(problem(str(error)))
+
+    def move(event: Any) -> None:
         now = FactorsAddress(address.id, address.factor, event.new.get("sort", "factor"), bool(event.new.get("whole")))
         if now.query() != location.search:
             location.search = now.query()
 
+    drawing.param.watch(name, "state")
     drawing.param.watch(move, "state")
     n = EXAMPLES_OF_ALL if address.factor is None else EXAMPLES_OF_ONE
     copies = copy_as(python=as_python(store.uri, address), sql=top_tokens_sql(address.id, n, address.factor))
