@@ -476,6 +476,18 @@ class PortInUse(ActlakeError, OSError):
         return f"port {self.args[0]} is in use; choose another with --port"
 
 
+def check_text(option: str, text: str) -> None:
+    r"""Raises InvalidOption for a text that no file can hold: one with half of a character, which UTF-8 does not have.
+
+    >>> check_text("label", "a\ud800")
+    Traceback (most recent call last):
+    ...
+    actlake.errors.InvalidOption: label='a\ud800' cannot be used: it has half of a character (a lone surrogate); leave it out
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidOption(option, text, "it has half of a character (a lone surrogate); leave it out")
+
+
 def number_ranges(numbers: Sequence[int]) -> str:
     """Numbers as people write them; those below 0 each by itself.
 

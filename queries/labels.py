@@ -1,6 +1,6 @@
 """Which thing of a store a label names, once it is sure that it is there."""
 
-from ..errors import FactorizationNotFound, InvalidOption, RunNotFound, UnknownLayer, UnknownNeuron
+from ..errors import FactorizationNotFound, InvalidOption, RunNotFound, UnknownLayer, UnknownNeuron, check_text
 from ..store import Reader, Snapshot, shapes
 
 MOST_CHARACTERS = 500
@@ -23,6 +23,7 @@ def labelled(
     """
     if len(label) > MOST_CHARACTERS:
         raise InvalidOption("label", f"{label[:20]}…", f"{len(label)} characters; give {MOST_CHARACTERS} or fewer")
+    check_text("label", label)
     of_factor, of_neuron = (factorization_id, factor), (layer, neuron)
     if None not in of_factor and (run_id, layer, neuron) == (None, None, None):
         _check_factor(snapshot, reader, *of_factor)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FactorizationNotFound, InvalidOption, number_ranges
+from ..errors import FactorizationNotFound, InvalidOption, check_text, number_ranges
 from ..store import Factorization, Reader, Snapshot, saved_tokens, shapes
 from .factor_slice import Spool
 from .factors import Factors
@@ -18,6 +18,7 @@ _LIBRARIES = ("actlake", "scikit-learn", "numpy")
 def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, reader: Reader) -> Factorization:
     """Factors for `save_factorization`. Raises InvalidOption when they are of no store, or plainly of another;
     GenerationNotFound."""
+    check_text("name", name or "")
     if factors.generation_id is None or factors.position is None:
         how = "they are of an array that is in no store; make them with `store.generation(…).factors(…)`"
         raise InvalidOption("factors", f"{factors.k} factors", how)

@@ -6,6 +6,7 @@ import duckdb
 import numpy as np
 from jaxtyping import Int64
 
+from ..errors import check_text
 from .comments import literal
 from .corpus_tokens import token_numbers
 from .limits import Limits
@@ -58,6 +59,7 @@ def selection_query(predicate: str) -> str:
     ...
     actlake.errors.QueryError: Parser Error: syntax error at or near ")"
     """
+    check_text("where", predicate)
     try:
         expression = str(duckdb.SQLExpression(predicate))
     except duckdb.Error as error:

@@ -88,13 +88,16 @@ class _PageHandler(DocHandler):
 
     async def _early(self) -> str:
         route = f"/{self.request.path.rpartition('/')[2]}"
+        early, payload = Early("actlake", WAITING), None
+        if (make := self.pages.get(route)) is None:
+            return head(route, early, payload)
         try:
-            early = await asyncio.wrap_future(LIGHT.submit(self.pages[route], self.held[0], self.request.query))
+            early = await asyncio.wrap_future(LIGHT.submit(make, self.held[0], self.request.query))
             payload = await _in_time(early.payload) if early.payload else None
         except ActlakeError as error:
             early, payload = Early("actlake", problem(str(error))), None
-        except KeyError:
-            early, payload = Early("actlake", WAITING), None
+        except Exception:  # the session, which is made all the same, says what it can; why is for the log
+            logging.getLogger(__name__).exception("the early part of a page could not be made")
         return head(route, early, payload)
 
 

@@ -86,7 +86,7 @@ def generation_heading(
         if (n := len(generation.layer_positions)) < generation.n_tokens:
             facts["activations at"] = f"{n} of {generation.n_tokens} positions"
     return Markup(
-        '<div class="heading"><h1>Generation {}</h1><nav class="turn"><a href="/">Corpus</a>{}{}</nav></div>'
+        '<div class="heading"><h1>Generation {}</h1><nav class="turn"><a href="./">Corpus</a>{}{}</nav></div>'
         '<dl class="facts">{}</dl>'
     ).format(
         address.id,
@@ -99,7 +99,7 @@ def generation_heading(
 def view_tabs(address: GenerationAddress) -> Markup:
     """The views as links; each holds the whole state, so going to another view and back loses nothing."""
     links = Markup("").join(
-        Markup('<a href="/generation{}"{}>{}</a>').format(
+        Markup('<a href="./generation{}"{}>{}</a>').format(
             replace(address, view=view).query(),
             Markup(' aria-current="page"') if view == address.view else "",
             name,
@@ -133,4 +133,4 @@ def _turn_link(name: str, address: GenerationAddress, generation_id: int | None)
     if generation_id is None:
         return Markup('<span class="none">{}</span>').format(name)
     beside = replace(address, id=generation_id, output=None, factor=None, cell=None)
-    return Markup('<a href="/generation{}">{}</a>').format(beside.query(), name)
+    return Markup('<a href="./generation{}">{}</a>').format(beside.query(), name)

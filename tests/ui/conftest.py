@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import actlake
@@ -68,15 +69,21 @@ class Written(NamedTuple):
 @pytest.fixture(scope="session")
 def write_store() -> Callable[..., actlake.Store]:
     """A function that writes generations, each (texts, n_prompt, …), into a folder and opens the store; in several shards each
-    has every so-manieth of them.
+    has every so-manieth of them. `run` is what the run's row says instead.
 
     The vectors are random, the same each time.
     """
 
-    def write(path: Path, *written: Any, recorded: Sequence[str] = RECORDED, shards: int = 1) -> actlake.Store:
+    def write(
+        path: Path,
+        *written: Any,
+        recorded: Sequence[str] = RECORDED,
+        shards: int = 1,
+        run: Mapping[str, str] = MappingProxyType({}),
+    ) -> actlake.Store:
         location = Location.of(path)
         log = Log(location)
-        runs = write_table(location, TABLES["runs"], _run(recorded))
+        runs = write_table(location, TABLES["runs"], _run(recorded, run))
         log.commit(lambda _: Commit("register", "run", add=[runs], reserve=Reservation(0, 0, len(written))))
         if written:
             generations = [_generation(i, Written(*one), recorded) for i, one in enumerate(written)]
@@ -127,7 +134,7 @@ def page(browser: Browser) -> Iterator[Page]:
     assert complaints == []
 
 
-def _run(recorded: Sequence[str]) -> pa.Table:
+def _run(recorded: Sequence[str], said: Mapping[str, str]) -> pa.Table:
     row = dict.fromkeys(TABLES["runs"].arrow.names, "") | {
         "run_id": 0,
         "model": "tiny-by-hand",
@@ -142,6 +149,7 @@ def _run(recorded: Sequence[str]) -> pa.Table:
         "versions": "{}",
         "created_at": datetime(2026, 1, 1),
         "status": "complete",
+        **said,
     }
     return pa.Table.from_pylist([row], schema=TABLES["runs"].arrow)
 
