@@ -333,8 +333,8 @@ def test_values_of_the_projection_that_are_not_the_token_major_ones_are_found_by
     assert "layer 3, generation 1, position 2, are others" in problem
 
 
-LAST = 5
-"""The newest commit of `sound`: a run, two units, their segment, two factorizations."""
+LAST = 6
+"""The newest commit of `sound`: a run, two units, their segment, two factorizations, a label."""
 
 
 def entry(store: Path, version: int) -> Path:

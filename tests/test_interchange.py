@@ -50,7 +50,7 @@ RELATIONS = [
 @pytest.fixture(scope="module")
 def mixed_store(toy_model: actlake.capture.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in a folder with a difficult name, whose projection has some layers of one run and nothing of another, and
-    with saved factors."""
+    with saved factors and a label."""
     path = tmp_path_factory.mktemp("stores") / 'it\'s "one" [of] *m?ny; ünï'
     actlake.capture(path, toy_model, [" 1, 2, 3,", "One, two,"], max_new_tokens=4, precision="float32", index=False)
     index(Location.of(path), layers=[0, 2])
@@ -60,6 +60,7 @@ def mixed_store(toy_model: actlake.capture.Model, tmp_path_factory: pytest.TempP
     store = actlake.open(path)
     for generation_id in (0, 2):
         store.save(store.generation(generation_id).factors(2, layers=[1]), name="ünï")
+    store.label("ünï", layer=1, neuron=0)
     return path
 
 

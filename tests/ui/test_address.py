@@ -42,7 +42,7 @@ def test_defaults_are_left_out_of_an_address() -> None:
         ("?id=-1", "id='-1' cannot be used: it must be a whole number, 0 or more"),
         ("?id=²", "id='²' cannot be used: it must be a whole number, 0 or more"),
         ("?id=3&k=0", "k='0' cannot be used: it must be a whole number from 1 to 64"),
-        ("?id=3&view=x", "view='x' cannot be used: choose one of saliency, factors"),
+        ("?id=3&view=x", "view='x' cannot be used: choose one of saliency, factors, activations, layers"),
         ("?id=3&detail=yes", "detail='yes' cannot be used: it must be a whole number from 0 to 1"),
         ("?id=3&layers=1-", "layers='1-' cannot be used: write numbers and ranges, as in 0,3-5"),
     ],

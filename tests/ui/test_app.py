@@ -153,8 +153,9 @@ def test_back_and_forward_restore_what_was_pinned(page: Page, server: Server) ->
 def test_going_to_the_other_view_and_back_keeps_what_was_pinned(page: Page, server: Server) -> None:
     open_strip(page, server, "?id=0")
     token(page, 8).click()
-    expect(page.get_by_role("link", name="Factors")).to_have_attribute("href", re.compile("output=8"))
-    page.get_by_role("link", name="Factors").click()
+    views = page.get_by_role("navigation", name="views")
+    expect(views.get_by_role("link", name="Factors")).to_have_attribute("href", re.compile("output=8"))
+    views.get_by_role("link", name="Factors").click()
     expect(page.locator(".spark")).to_have_count(5)
     page.get_by_role("link", name="Saliency").click()
     expect(token(page, 8)).to_have_class(re.compile("pinned"))

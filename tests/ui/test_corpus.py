@@ -58,6 +58,7 @@ def test_a_search_narrows_the_corpus_as_it_is_typed_and_is_kept_in_the_address(p
     page.wait_for_url("**search=PROMPT+12")
     page.get_by_placeholder("Search").fill("no such text")
     page.keyboard.press("Enter")
+    page.wait_for_url("**search=no+such+text")
     page.get_by_role("button", name="Show all generations").click()
     expect(page.locator(".listed")).to_have_count(25)
     page.go_back()
