@@ -5,7 +5,6 @@ rows: a saver that loses the number to another writes its files again under the 
 """
 
 import json
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,8 @@ import pyarrow as pa
 from jaxtyping import Float32, Int32, Int64
 
 from .location import Location
-from .log import Commit, DataFile, Log, Snapshot
+from .log import DataFile, Log, Snapshot
+from .numbered import commit_numbered
 from .reader import Reader
 from .schema import FACTOR_NEURONS, FACTOR_TOKENS, FACTORIZATIONS
 from .shard import all_or_none, write_table
@@ -76,26 +76,12 @@ def save_factorization(log: Log, factorization: Factorization) -> int:
 
     Raises DiskFull or StoreReadOnly, leaving nothing.
     """
-    key, number, files = f"save/{uuid.uuid4().hex}", -1, list[DataFile]()
-
-    def build(snapshot: Snapshot) -> Commit | None:
-        nonlocal number, files
-        if key in snapshot.keys:  # it arrived, though it seemed not to
-            return None
-        if number != _next_number(snapshot):
-            for file in files:  # of the number that another took
-                log.location.delete(file.path)
-            number = _next_number(snapshot)
-            files = all_or_none(log.location, _files(log.location, number, factorization))
-        return Commit("save", key, files)
-
-    log.commit(build)
-    return number
-
-
-def _next_number(snapshot: Snapshot) -> int:
-    files = snapshot.of(FACTORIZATIONS.name)
-    return max((file.ranges["factorization_id"][1] for file in files), default=-1) + 1
+    return commit_numbered(
+        log,
+        "save",
+        FACTORIZATIONS,
+        lambda number: all_or_none(log.location, _files(log.location, number, factorization)),
+    )
 
 
 def _files(location: Location, number: int, what: Factorization) -> Iterator[DataFile]:

@@ -110,16 +110,7 @@ def listed(store: Store, address: CorpusAddress, n_all: int) -> dict[str, Any]:
     }
     try:
         payload |= {"runs": runs_offered(store), "values": values_offered(store)}
-        found = store.find_generations(
-            address.search,
-            run_id=address.run,
-            metadata=dict(address.metadata),
-            order_by=address.sort,
-            descending=address.descending,
-            limit=PAGE_SIZE,
-            offset=(address.page - 1) * PAGE_SIZE,
-            characters=SHOWN_CHARACTERS,
-        )
+        found = store.find_generations(address.search, characters=SHOWN_CHARACTERS, **_page_of(address))
     except ActlakeError as error:
         return payload | {"problem": str(error)}
     except Exception:  # the page must say that the wait is over; why is for the log
@@ -175,15 +166,19 @@ def as_python(uri: str, address: CorpusAddress) -> str:
 
 def as_sql(address: CorpusAddress) -> str:
     """The statement that gives the page's rows."""
-    return find_generations_sql(
-        address.search,
-        run_id=address.run,
-        metadata=dict(address.metadata),
-        order_by=address.sort,
-        descending=address.descending,
-        limit=PAGE_SIZE,
-        offset=(address.page - 1) * PAGE_SIZE,
-    )
+    return find_generations_sql(address.search, **_page_of(address))
+
+
+def _page_of(address: CorpusAddress) -> dict[str, Any]:
+    """What an address asks of `find_generations` beside the search."""
+    return {
+        "run_id": address.run,
+        "metadata": dict(address.metadata),
+        "order_by": address.sort,
+        "descending": address.descending,
+        "limit": PAGE_SIZE,
+        "offset": (address.page - 1) * PAGE_SIZE,
+    }
 
 
 def corpus_heading(uri: str, n: int) -> Markup:
