@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int32, Int64
 
 from .location import Location
 from .log import DataFile, Log, Snapshot
+from .mapped import let_go
 from .numbered import commit_numbered
 from .reader import Reader
 from .schema import FACTOR_NEURONS, FACTOR_TOKENS, FACTORIZATIONS
@@ -105,6 +106,8 @@ def _files(location: Location, number: int, what: Factorization) -> Iterator[Dat
             "value": what.values[rows].T.ravel(),
         }
         yield write_table(location, FACTOR_TOKENS, pa.table(tokens).cast(FACTOR_TOKENS.arrow))
+        for on_disk in (what.generation_id, what.position, what.values):
+            let_go(on_disk)
     order, shape = np.argsort(what.layers), (what.k, len(what.layers), what.d_ff)
 
     def sorted_by_layer(of: Float32[np.ndarray, "*k columns"]) -> np.ndarray:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from jaxtyping import Float32, Int32, Int64
 
 from ..errors import InvalidOption, UnknownLayer, number_ranges
+from .give_back import give_back
 from .location import Location
 from .log import Commit, DataFile, Log, Snapshot
 from .parquet import list_column, threads
@@ -37,8 +38,10 @@ FANOUT = 4
 SLICE_VALUES = 1 << 26
 """Activations of one layer that are turned around at once, and so a file's, at most."""
 
-_TURNED_BYTES = 1 << 24
-"""Bytes of token-major vectors that are turned around at once."""
+MERGED_VALUES = 1 << 22
+MERGED_NEURONS = 16
+"""Activations of one layer that are merged at once: so few that merging holds no more than a small store's first segment does.
+A row group has so many neurons, which are read together."""
 
 _SHARED = 256
 """Neurons that a thread puts in place at a time."""
@@ -89,6 +92,7 @@ def index(
         files = all_or_none(location, _new_segment(location, snapshot, reader, source))
         commit = Commit("index", f"index/{files[0].path}", files, indexed=source.indexed())
         snapshot, done = log.commit_over(source.files, commit)
+        give_back()
         if done:
             n_tokens += source.n_tokens
             n_bytes += sum(file.bytes for file in files)
@@ -99,6 +103,7 @@ def index(
         old = [file for segment in together for file in segment.files]
         commit = Commit("merge", f"merge/{files[0].path}", files, [file.path for file in old])
         snapshot, done = log.commit_over(old, commit)
+        give_back()
         n_bytes += sum(file.bytes for file in files) if done else 0
     return Indexed(n_tokens, len(segments(snapshot, reader)), n_bytes)
 
@@ -259,13 +264,13 @@ def _new_segment(location: Location, snapshot: Snapshot, reader: Reader, source:
 
     def read(layer: int, columns: slice) -> Float32[np.ndarray, "neurons tokens"]:
         out, start = np.empty((len(neurons[columns]), len(tokens)), np.float32), 0
-        for batch in reader.batches(held, table, {"layer": layer}, keys=(), batch_bytes=_TURNED_BYTES):
+        for batch in reader.batches(held, table, {"layer": layer}, keys=()):
             end = start + len(batch.vectors)
             _in_place(batch.vectors[:, columns].T, place[start:end], out)
             start = end
         return out
 
-    yield from _written(location, snapshot, reader, tokens, source.layers, neurons, read)
+    yield from _written(location, snapshot, reader, tokens, source.layers, neurons, read, len(neurons))
 
 
 def _merged_segment(
@@ -291,7 +296,8 @@ def _merged_segment(
             _in_place(values, where, out)
         return out
 
-    yield from _written(location, snapshot, reader, tokens, together[0].layers, neurons, read)
+    at_once = MERGED_NEURONS * max(1, MERGED_VALUES // (MERGED_NEURONS * len(tokens)))
+    yield from _written(location, snapshot, reader, tokens, together[0].layers, neurons, read, at_once)
 
 
 def _in_place(
@@ -315,25 +321,24 @@ def _written(
     layers: Sequence[int],
     neurons: Int32[np.ndarray, "neurons"],
     read: Callable[[int, slice], Float32[np.ndarray, "some_neurons tokens"]],
+    at_once: int,
 ) -> Iterator[DataFile]:
-    """Write a segment: its tokens, and for each layer its neurons' vectors and partial statistics."""
+    """Write a segment: its tokens, and for each layer its neurons' vectors and partial statistics, so many neurons at a time."""
     segment_id = secrets.randbits(62)
     row = {
-        "segment_id": segment_id,
-        "layers": list(layers),
-        "d_ff": len(neurons),
-        "n_tokens": len(tokens),
-        "generation_id": tokens.generation_id,
-        "position": tokens.position,
+        "segment_id": [segment_id],
+        "layers": [list(layers)],
+        "d_ff": [len(neurons)],
+        "n_tokens": [len(tokens)],
+        "generation_id": _one_list(tokens.generation_id),
+        "position": _one_list(tokens.position),
     }
-    yield write_table(location, SEGMENTS, pa.Table.from_pylist([row], schema=SEGMENTS.arrow))
+    yield write_table(location, SEGMENTS, pa.table(row, schema=SEGMENTS.arrow))
     groups = list(_groups(snapshot, reader, tokens))
-    step = max(1, SLICE_VALUES // max(1, len(tokens)))
-    for layer in layers:
-        statistics = []
-        for columns in (slice(start, start + step) for start in range(0, len(neurons), step)):
-            values = read(layer, columns)
-            yield write_table(location, NEURON_VECTORS, _vector_rows(values, layer, neurons[columns], segment_id))
+
+    def vectors(layer: int, columns: slice, statistics: list[pa.Table]) -> Iterator[pa.Table]:
+        for some in _slices(columns, at_once):
+            values = read(layer, some)
             statistics += [
                 partials(
                     values,
@@ -341,17 +346,32 @@ def _written(
                     tokens.position,
                     counted,
                     layer=layer,
-                    neurons=neurons[columns],
+                    neurons=neurons[some],
                     segment_id=segment_id,
                     run_id=run_id,
                     is_special=is_special,
                 )
                 for run_id, is_special, counted in groups
             ]
+            yield _vector_rows(values, layer, neurons[some], segment_id)
+            del values  # before the next are read
+
+    for layer in layers:
+        statistics: list[pa.Table] = []
+        for columns in _slices(slice(0, len(neurons)), max(1, SLICE_VALUES // max(1, len(tokens)))):
+            yield write_table(location, NEURON_VECTORS, vectors(layer, columns, statistics))
         ordered = pa.concat_tables(statistics).sort_by(
             [(name, "ascending") for name in ("neuron", "run_id", "is_special")]
         )
         yield write_table(location, NEURON_PARTIALS, ordered)
+
+
+def _one_list(values: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays([0, len(values)], pa.array(values))
+
+
+def _slices(whole: slice, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, whole.stop)) for start in range(whole.start, whole.stop, step))
 
 
 def _groups(snapshot: Snapshot, reader: Reader, tokens: _Tokens) -> Iterator[tuple[int, bool, np.ndarray]]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import final
+from typing import IO, final
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -35,6 +35,34 @@ class Entry:
     name: str
     size: int
     modified: datetime
+
+
+class Draft(ABC):
+    """A file in the making, which no reader sees."""
+
+    @abstractmethod
+    def add(self, *pieces: bytes) -> None:
+        """Append. Raises DiskFull or StoreReadOnly."""
+
+    @abstractmethod
+    def appear(self, path: str) -> bool:
+        """Have the file, whole and kept safely, under a name of its folder, unless one of that name is there; says whether it is.
+
+        Raises DiskFull or StoreReadOnly, and nothing appears then.
+        """
+
+
+class _Held(Draft):
+    """A draft in memory."""
+
+    def __init__(self, location: "Location") -> None:
+        self._location, self._pieces = location, list[bytes]()
+
+    def add(self, *pieces: bytes) -> None:
+        self._pieces += pieces
+
+    def appear(self, path: str) -> bool:
+        return self._location.put_if_absent(path, *self._pieces)
 
 
 class Location(ABC):
@@ -126,20 +154,20 @@ class Location(ABC):
         """Names of the files in a folder, sorted; none when the folder is not there."""
         return [entry.name for entry in self.entries(folder)]
 
-    def write(self, path: str, *pieces: bytes) -> None:
-        """A new file of these pieces, kept safely when this returns.
-
-        Raises FileExistsError, and leaves what is there; DiskFull or StoreReadOnly, and leaves nothing.
-        """
-        if not self.put_if_absent(path, *pieces):
-            raise FileExistsError(f"{self.full(path)!r} is there already")
-
     @abstractmethod
     def put_if_absent(self, path: str, *pieces: bytes) -> bool:
-        """Make a file of these pieces appear whole, unless one of that name is there; says whether it did.
+        """Make a file of these pieces appear whole, kept safely, unless one of that name is there; says whether it did.
 
         Raises DiskFull or StoreReadOnly, and makes nothing appear then.
         """
+
+    @contextmanager
+    def draft(self, folder: str) -> Iterator[Draft]:
+        """A new file of a folder, in the making: what has not appeared when `with` ends is gone.
+
+        A local one is on the disk as it grows; of an object store it is held in memory.
+        """
+        yield _Held(self)
 
     @abstractmethod
     def delete(self, path: str) -> None:
@@ -193,25 +221,26 @@ class LocalFolder(Location):
         return f"{self.root}/{path}"
 
     def put_if_absent(self, path: str, *pieces: bytes) -> bool:
-        target = Path(self.full(path))
-        draft = target.with_name(f".{uuid.uuid4().hex}.draft")
-        with _refusals(target, sum(map(len, pieces))):
+        with self.draft(path.rpartition("/")[0]) as draft:
+            draft.add(*pieces)
+            return draft.appear(path)
+
+    @contextmanager
+    def draft(self, folder: str) -> Iterator[Draft]:
+        place = Path(self.full(folder))
+        path = place / f".{uuid.uuid4().hex}.draft"
+        with _refusals(place):
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                place.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise self._file_in_the_way() from error
-            try:
-                with open(draft, "xb", buffering=1 << 20) as file:
-                    file.writelines(pieces)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.link(draft, target)
-            except FileExistsError:
-                return False
-            finally:
-                draft.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-        return True
+            file = path.open("xb", buffering=1 << 20)
+        try:
+            yield _OnDisk(self, path, file)
+        finally:
+            with suppress(OSError):  # what a full disk did not take is not wanted any more
+                file.close()
+            path.unlink(missing_ok=True)
 
     def delete(self, path: str) -> None:
         with _refusals(self.full(path)):
@@ -233,6 +262,30 @@ class LocalFolder(Location):
 
     def _service_error(self, path: str, error: Exception) -> ActlakeError | None:
         return None
+
+
+class _OnDisk(Draft):
+    """A draft in the folder where it is to appear."""
+
+    def __init__(self, location: LocalFolder, path: Path, file: IO[bytes]) -> None:
+        self._location, self._path, self._file, self._n_bytes = location, path, file, 0
+
+    def add(self, *pieces: bytes) -> None:
+        self._n_bytes += sum(map(len, pieces))
+        with _refusals(self._path.parent, self._n_bytes):
+            self._file.writelines(pieces)
+
+    def appear(self, path: str) -> bool:
+        target = Path(self._location.full(path))
+        with _refusals(target, self._n_bytes):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            try:
+                os.link(self._path, target)
+            except FileExistsError:
+                return False
+        _sync_folder(target.parent)
+        return True
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import os
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -57,27 +57,32 @@ _SMALL = 1 << 9
 
 @dataclass(frozen=True)
 class EncodedFile:
-    """A Parquet file, in pieces that follow each other; its footer's length and magic belong to the footer."""
+    """What a commit says of a Parquet file; its footer's length and magic belong to the footer."""
 
-    pieces: Sequence[bytes]
     size: int
     sha256: str
     footer_bytes: int
     footer_crc32: int
 
 
-def encode(table: Table, rows: pa.Table) -> EncodedFile:
-    """Rows, in the table's order, as a Parquet file; a row group ends where a column of the table's `row_group` changes."""
-    file = _File()
-    footer = _vector_footer(table, rows, file) if table.vector else _sealed_footer(table, rows, file)
+def encode(table: Table, parts: Iterable[pa.Table], put: Callable[[bytes], object]) -> EncodedFile:
+    """Put rows, in the table's order, as a Parquet file, piece by piece; a row group ends where a column of the table's
+    `row_group` changes.
+
+    Of a table with vectors one part is held at a time, and row groups end with them.
+    """
+    file = _File(put)
+    footer = (
+        _vector_footer(table, parts, file) if table.vector else _sealed_footer(table, pa.concat_tables(parts), file)
+    )
     return file.finished(thrift.write_struct(footer))
 
 
 class _File:
     """A file in the making."""
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+    def __init__(self, put: Callable[[bytes], object]) -> None:
+        self._put = put
         self._sha256 = hashlib.sha256()
         self._landings: deque[int] = deque()
         self.size = 0
@@ -87,7 +92,7 @@ class _File:
         """Append; says where the pieces begin."""
         start = self.size
         for piece in pieces:
-            self._pieces.append(piece)
+            self._put(piece)
             self._sha256.update(piece)
             self.size += len(piece)
         return start
@@ -105,7 +110,7 @@ class _File:
     def finished(self, footer: bytes) -> EncodedFile:
         end = footer + len(footer).to_bytes(4, "little") + _MAGIC
         self.put(end)
-        return EncodedFile(self._pieces, self.size, self._sha256.hexdigest(), len(end), zlib.crc32(end))
+        return EncodedFile(self.size, self._sha256.hexdigest(), len(end), zlib.crc32(end))
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,23 +306,25 @@ def _sealed(entry: thrift.Struct, laid_out: memoryview, file: _File) -> _Chunk:
     )
 
 
-def _vector_footer(table: Table, rows: pa.Table, file: _File) -> thrift.Struct:
+def _vector_footer(table: Table, parts: Iterable[pa.Table], file: _File) -> thrift.Struct:
     """Put all pages of a table with vectors; gives the footer."""
     assert table.vector
-    groups = list(_row_groups(table, rows))
-    started = [_page(group, table) for group in groups]
-    pages = [page.result() for page in started]
     keys = [(field.name, field.type.to_pandas_dtype()) for field in table.arrow if field.name != table.vector]
-    row_groups = []
-    for group, page in zip(groups, pages, strict=True):
-        start = file.size
-        chunks = [_key_chunk(name, group[name].to_numpy().astype(dtype), file) for name, dtype in keys]
-        chunks.append(_vector_chunk(table.vector, page, file))
-        row_groups.append(_row_group(chunks, group.num_rows, start))
+    row_groups, n_rows = [], 0
+    for rows in parts:
+        groups = list(_row_groups(table, rows))
+        pages = [page.result() for page in [_page(group, table) for group in groups]]
+        for group, page in zip(groups, pages, strict=True):
+            start = file.size
+            chunks = [_key_chunk(name, group[name].to_numpy().astype(dtype), file) for name, dtype in keys]
+            chunks.append(_vector_chunk(table.vector, page, file))
+            row_groups.append(_row_group(chunks, group.num_rows, start))
+        n_rows += rows.num_rows
+        del rows, groups, group  # before the next part is made
     return {
         1: thrift.integer(2),
         2: thrift.list_of(thrift.STRUCT, _schema(table)),
-        3: thrift.long(rows.num_rows),
+        3: thrift.long(n_rows),
         4: thrift.list_of(thrift.STRUCT, row_groups),
         6: thrift.text("actlake"),
         7: thrift.list_of(thrift.STRUCT, [{1: (thrift.STRUCT, {})}] * len(table.columns)),  # as their types are ordered

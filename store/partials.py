@@ -20,6 +20,9 @@ BIN_SHIFT = 20
 within 1/16 of the bin's middle, relatively. The edges are the same for every neuron, run and store."""
 
 _BLOCK = 64
+_BLOCK_VALUES = 1 << 20
+"""Neurons, and activations, that a thread looks at at a time, at most (but one neuron at least)."""
+
 _N_BINS = 1 << (32 - BIN_SHIFT)
 
 
@@ -41,12 +44,13 @@ def partials(
     """
     generation_id, position = generation_id[counted], position[counted]
     everything = len(counted) == activations.shape[1]
+    n_at_once = min(_BLOCK, max(1, _BLOCK_VALUES // len(counted)))
 
     def block(start: int) -> _Block:
-        values = activations[start : start + _BLOCK]
+        values = activations[start : start + n_at_once]
         return _Block(values if everything else values.take(counted, axis=1))
 
-    blocks = list(threads().map(block, range(0, len(activations), _BLOCK)))
+    blocks = list(threads().map(block, range(0, len(activations), n_at_once)))
     n = len(activations)
     columns: dict[str, pa.Array | np.ndarray] = {
         "layer": np.full(n, layer, np.int32),

@@ -1,12 +1,12 @@
 """Shards: what one finished batch of generations becomes on disk, one Parquet file for each table.
 
-Rows are sorted, and cut into row groups such that one generation of one layer is one small read. Files are encoded in
-memory, hashed and written whole; no reader sees them before a commit names them.
+Rows are sorted, and cut into row groups such that one generation of one layer is one small read. Files are encoded and hashed
+as they are written; no reader sees them before a commit names them.
 """
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -128,18 +128,34 @@ def all_or_none(location: Location, files: Iterable[DataFile]) -> list[DataFile]
     return written
 
 
-def write_table(location: Location, table: Table, rows: pa.Table, *, indexed: str = "") -> DataFile:
+def write_table(
+    location: Location, table: Table, rows: pa.Table | Iterable[pa.Table], *, indexed: str = ""
+) -> DataFile:
     """Write rows, sorted as the table wants, as one new file of it; gives the file, for a commit to name.
 
-    `indexed` names the layers of token-major vectors that the projection has already.
+    Of rows that come in parts one is held at a time. `indexed` names the layers of token-major vectors that the
+    projection has already.
     """
-    file = encode(table, rows)
-    ranges = {name: _range(rows[name]) for name in table.key}
-    first, last = ranges[table.key[0]]
-    path = f"{table.name}/{first:09d}-{last:09d}-{uuid.uuid4().hex}.parquet"
-    location.write(path, *file.pieces)
+    n_rows, ranges = 0, dict[str, tuple[int, int]]()
+
+    def seen() -> Iterator[pa.Table]:
+        nonlocal n_rows
+        for part in [rows] if isinstance(rows, pa.Table) else rows:
+            n_rows += part.num_rows
+            for name in table.key:
+                lows, highs = zip(*filter(None, (ranges.get(name), _range(part[name]))), strict=True)
+                ranges[name] = min(lows), max(highs)
+            yield part
+            del part  # before the next is made
+
+    with location.draft(table.name) as draft:
+        file = encode(table, seen(), draft.add)
+        first, last = ranges[table.key[0]]
+        path = f"{table.name}/{first:09d}-{last:09d}-{uuid.uuid4().hex}.parquet"
+        if not draft.appear(path):
+            raise FileExistsError(f"{location.full(path)!r} is there already")
     return DataFile(
-        table.name, path, rows.num_rows, file.size, file.sha256, file.footer_bytes, file.footer_crc32, ranges, indexed
+        table.name, path, n_rows, file.size, file.sha256, file.footer_bytes, file.footer_crc32, ranges, indexed
     )
 
 

@@ -191,8 +191,8 @@ def as_of_format(location: Location, number: int) -> None:
         kept = tuple(column for column in table.columns if column.since <= number)
         old = replace(table, columns=kept)
         rows = pq.read_table(folder / path.path, partitioning=None).select(old.arrow.names)
-        file = encode(old, rows.cast(old.arrow))
-        (folder / path.path).write_bytes(b"".join(file.pieces))
+        with (folder / path.path).open("wb") as rewritten:
+            file = encode(old, [rows.cast(old.arrow)], rewritten.write)
         said = {"bytes": file.size, "sha256": file.sha256}
         files[path.path] = said | {"footer_bytes": file.footer_bytes, "footer_crc32": file.footer_crc32}
     for path in sorted((folder / "_log").glob("*.json")):

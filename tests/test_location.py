@@ -20,6 +20,8 @@ from actlake.store import Location
 from actlake.store import objects as object_stores
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from conftest import S3Server
 
 ODD_NAMES = ["ü x.json", "a[1]*?.txt", "100%.txt", "%20.txt", "we+ird&=#;.txt", "'quoted\".txt", "😀", "..dots"]
@@ -41,21 +43,44 @@ sys.exit(any(os.wait()[1] for _ in range(4)))
 """Four processes that want the same three names; each prints its number and which names it won."""
 
 
+def _then(error: type[BaseException]) -> Iterator[bytes]:
+    yield bytes(3 << 20)
+    raise error
+
+
 class LocationContract:
     """Each place for a store subclasses this and gives `location`."""
 
     def test_what_is_written_is_read_back(self, location: Location) -> None:
-        location.write("tokens/a.parquet", b"abc")
-        location.write("tokens/empty", pa.py_buffer(b""))
+        location.put_if_absent("tokens/a.parquet", b"abc")
+        location.put_if_absent("tokens/empty", pa.py_buffer(b""))
         assert location.read("tokens/a.parquet") == b"abc"
         assert location.read("tokens/empty") == b""
         assert (location.size("tokens/a.parquet"), location.size("tokens/empty")) == (3, 0)
 
-    def test_a_write_never_replaces(self, location: Location) -> None:
-        location.write("a", b"first")
-        with pytest.raises(FileExistsError, match=r"'.*/a' is there already"):
-            location.write("a", b"second")
-        assert location.read("a") == b"first"
+    def test_a_draft_appears_whole_under_a_name_that_is_free(self, location: Location) -> None:
+        with location.draft("t") as draft:
+            draft.add(b"ab", b"c")
+            draft.add(pa.py_buffer(b"d"))
+            assert [name for name in location.names("t") if not name.startswith(".")] == []
+            assert draft.appear("t/a")
+        with location.draft("t") as draft:
+            draft.add(b"other")
+            assert not draft.appear("t/a")
+        assert location.names("t") == ["a"]
+        assert location.read("t/a") == b"abcd"
+
+    def test_a_draft_that_does_not_appear_leaves_nothing(self, location: Location) -> None:
+        def write(pieces: Iterator[bytes]) -> None:
+            with location.draft("t") as draft:
+                for piece in pieces:
+                    draft.add(piece)
+
+        write(iter([b"a"]))
+        for error in (KeyError, KeyboardInterrupt):
+            with pytest.raises(error):
+                write(_then(error))
+        assert location.names("t") == []
 
     def test_a_put_says_whether_it_made_the_file(self, location: Location) -> None:
         assert location.put_if_absent("_log/0.json", b"first")
@@ -93,21 +118,21 @@ class LocationContract:
 
     def test_a_folder_lists_its_files_and_no_others(self, location: Location) -> None:
         for path in ("t/b", "t/a", "t/deep/c", "tt/d", "e"):
-            location.write(path, path.encode())
+            location.put_if_absent(path, path.encode())
         assert location.names("t") == ["a", "b"]
         assert location.names("t/deep") == ["c"]
         assert location.names("none") == []
 
     def test_entries_say_bytes_and_when_they_were_written(self, location: Location) -> None:
         before = datetime.now(UTC)
-        location.write("t/a", b"12345")
+        location.put_if_absent("t/a", b"12345")
         (entry,) = location.entries("t")
         assert (entry.name, entry.size) == ("a", 5)
         assert abs(entry.modified - before) < timedelta(seconds=60)
 
     def test_a_deleted_file_is_gone_and_may_be_deleted_again(self, location: Location) -> None:
-        location.write("t/a", b"a")
-        location.write("t/b", b"b")
+        location.put_if_absent("t/a", b"a")
+        location.put_if_absent("t/b", b"b")
         for _ in range(2):
             location.delete("t/a")
         assert location.names("t") == ["b"]
@@ -115,7 +140,7 @@ class LocationContract:
 
     def test_threads_read_their_own_parts_of_one_file(self, location: Location) -> None:
         data = os.urandom(300_000)
-        location.write("big", data)
+        location.put_if_absent("big", data)
         with location.open("big") as file, ThreadPoolExecutor(8) as threads:
             starts = range(0, len(data) - 1000, 4099)
             parts = list(threads.map(lambda start: file.read_at(1000, start), starts))
@@ -133,7 +158,7 @@ class LocationContract:
         with ThreadPoolExecutor(2) as threads:
             looks = [threads.submit(look) for _ in range(2)]
             for _ in range(4):
-                location.write("t/a", data)
+                location.put_if_absent("t/a", data)
                 location.delete("t/a")
             done.set()
             for each in looks:
@@ -142,7 +167,7 @@ class LocationContract:
 
     def test_odd_names_are_names(self, location: Location) -> None:
         for name in ODD_NAMES:
-            location.write(f"odd/{name}", name.encode())
+            location.put_if_absent(f"odd/{name}", name.encode())
         assert location.names("odd") == sorted(ODD_NAMES)
         for name in ODD_NAMES:
             assert location.read(f"odd/{name}") == name.encode()
@@ -150,7 +175,7 @@ class LocationContract:
         assert location.names("odd") == []
 
     def test_its_uri_is_enough_for_another_process(self, location: Location) -> None:
-        location.write("a", b"abc")
+        location.put_if_absent("a", b"abc")
         assert Location.of(location.uri).read("a") == b"abc"
 
 
@@ -185,7 +210,7 @@ class TestS3Prefix(LocationContract):
         monkeypatch.setattr(object_stores, "ONE_PUT", 1000)
         monkeypatch.setattr(object_stores, "PART", 5 << 20)  # S3 takes no smaller one, but for the last
         data = os.urandom((11 << 20) + 7)
-        location.write("big", data)
+        location.put_if_absent("big", data)
         assert [r.method for r in s3_server.requests if r.key.endswith("big")].count("PUT") == 3
         assert location.read("big") == data
         assert not location.put_if_absent("big", bytes(2000))
@@ -194,7 +219,7 @@ class TestS3Prefix(LocationContract):
         assert location.read("big") == data
 
     def test_nothing_is_put_but_what_was_asked_for(self, location: Location, bucket: str) -> None:
-        location.write("t/deep/a", b"a")
+        location.put_if_absent("t/deep/a", b"a")
         location.delete("t/deep/a")
         whole = Location.of(bucket)
         assert [whole.names(folder) for folder in ("", "deep", "deep/prefix", "deep/prefix/t")] == [[], [], [], []]
@@ -223,7 +248,7 @@ class TestS3Prefix(LocationContract):
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         host = s3_server.url.removeprefix("http://")
         location = Location.of(f"{bucket}/a%20b/ü?endpoint_override={host}&scheme=http&region=us-east-1")
-        location.write("c", b"c")
+        location.put_if_absent("c", b"c")
         assert location.read("c") == b"c"
         assert s3_server.requests[-1].key.encode("latin-1").decode() == "a b/ü/c"
 
@@ -238,7 +263,7 @@ class TestS3Prefix(LocationContract):
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
         monkeypatch.setenv("AWS_PROFILE", "lake")
         location = Location.of(bucket)
-        location.write("c", b"c")
+        location.put_if_absent("c", b"c")
         assert location.read("c") == b"c"
         monkeypatch.setenv("AWS_PROFILE", "sea")
         with pytest.raises(StoreUnreachable, match=r"profile .sea. could not be found"):
@@ -251,7 +276,7 @@ class TestWhatCannotBeReached:
     def problem(self, uri: str) -> tuple[str, str]:
         """What a read says, and what a write says."""
         said = []
-        for ask in (lambda: Location.of(uri).names("_log"), lambda: Location.of(uri).write("a", b"a")):
+        for ask in (lambda: Location.of(uri).names("_log"), lambda: Location.of(uri).put_if_absent("a", b"a")):
             started = time.monotonic()
             with pytest.raises(StoreUnreachable) as caught:
                 ask()
@@ -278,7 +303,7 @@ class TestWhatCannotBeReached:
 
     def test_a_read_that_the_service_fails_is_not_called_damage(self, bucket: str, s3_server: S3Server) -> None:
         location = Location.of(bucket)
-        location.write("a", bytes(100))
+        location.put_if_absent("a", bytes(100))
         s3_server.replies_to_lose += ["GET"] * object_stores.ATTEMPTS
         with pytest.raises(StoreUnreachable):
             location.read("a")
@@ -306,22 +331,21 @@ def test_a_uri_that_cannot_be_used_is_refused_and_its_secrets_are_not_shown(uri:
 def test_google_cloud_storage_is_not_written_to() -> None:
     location = Location.of("gs://anonymous@bucket/prefix")
     assert location.full("a") == "gs://bucket/prefix/a"
-    for write in (location.write, location.put_if_absent):
-        with pytest.raises(UnsupportedLocation, match="reads Google Cloud Storage but does not write it"):
-            write("a", b"")
+    with pytest.raises(UnsupportedLocation, match="reads Google Cloud Storage but does not write it"):
+        location.put_if_absent("a", b"")
 
 
 def test_writing_without_boto3_says_what_to_install(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    Location.of(bucket).write("a", b"a")
+    Location.of(bucket).put_if_absent("a", b"a")
     monkeypatch.setitem(sys.modules, "boto3", None)
     assert Location.of(bucket).read("a") == b"a"
     with pytest.raises(UnsupportedLocation, match=r"pip install 'actlake\[s3\]'"):
-        Location.of(bucket).write("b", b"b")
+        Location.of(bucket).put_if_absent("b", b"b")
 
 
 @pytest.mark.parametrize("name", ["ü [x] * ?", "100%25", "a b"])
 def test_a_file_uri_is_the_folder_that_it_names(tmp_path: Path, name: str) -> None:
-    Location.of(tmp_path / name).write("a", b"a")
+    Location.of(tmp_path / name).put_if_absent("a", b"a")
     assert Location.of((tmp_path / name).as_uri()).read("a") == b"a"
 
 
@@ -337,7 +361,7 @@ def test_a_relative_path_and_the_home_folder_are_folders(tmp_path: Path, monkeyp
 def test_a_file_in_a_stores_place_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "corpus").write_text("a file")
     with pytest.raises(UnsupportedLocation, match="a file of that name is in the way"):
-        Location.of(tmp_path / "corpus").write("_log/0.json", b"")
+        Location.of(tmp_path / "corpus").put_if_absent("_log/0.json", b"")
 
 
 def test_a_location_shows_where_it_is() -> None:

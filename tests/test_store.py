@@ -2,12 +2,16 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from actlake.errors import CorruptLog, FormatTooNew, MissingFile, NotEnoughSpace, PrecisionOverflow, StoreNotFound
@@ -24,7 +28,10 @@ from actlake.store import (
     parse_ranges,
     rounded,
     write_shard,
+    write_table,
 )
+from actlake.store.give_back import give_back
+from actlake.store.parquet import list_column
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -107,6 +114,40 @@ def test_files_outside_the_key_range_are_not_opened(tmp_path: Path) -> None:
     assert [file.path for file in snapshot.of("tokens", generation_id=7)] == [second.path]
     with pytest.raises(MissingFile, match="tokens"):
         Reader(location).rows(snapshot, "tokens", generation_id=0)
+
+
+def test_rows_that_come_in_parts_are_on_the_disk_before_the_last_has_come(tmp_path: Path) -> None:
+    location, table = Location.of(tmp_path), TABLES["neuron_vectors"]
+    random = np.random.default_rng(0)
+    on_disk = []
+
+    def parts() -> Iterator[pa.Table]:
+        for neuron in range(5):
+            on_disk.append(sum(path.stat().st_size for path in tmp_path.rglob(".*.draft")))
+            keys = {
+                "layer": np.zeros(1, np.int32),
+                "neuron": np.array([neuron], np.int32),
+                "segment_id": np.ones(1, int),
+            }
+            values = list_column(random.normal(size=(1, 1 << 20)).astype(np.float32))
+            yield pa.table({**keys, "activation": values}, schema=table.arrow)
+
+    file = write_table(location, table, parts())
+    assert np.diff(on_disk).min() > 2 << 20
+    assert location.size(file.path) == file.bytes
+    assert not list(tmp_path.rglob(".*.draft"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_was_freed_is_given_back() -> None:
+    def resident() -> int:
+        return os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])
+
+    held = [np.ones(1 << 13) for _ in range(4096)]  # 64 kB each
+    del held[:-1]
+    kept = resident()
+    give_back()
+    assert kept - resident() > 200 << 20
 
 
 @given(arrays(np.float32, 64, elements=st.floats(width=32, allow_nan=True, allow_infinity=True)))

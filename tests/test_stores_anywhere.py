@@ -58,7 +58,7 @@ class StoreContract:
         """A copy of the toy store."""
         for file in toy_store.rglob("*"):
             if file.is_file():
-                location.write(str(file.relative_to(toy_store)), file.read_bytes())
+                location.put_if_absent(str(file.relative_to(toy_store)), file.read_bytes())
         return location
 
     def test_no_store_is_an_error_that_names_the_place(self, location: Location) -> None:
@@ -104,7 +104,7 @@ class StoreContract:
         flipped[len(sound) // 2] ^= 16
         for damaged in (bytes(flipped), sound[:-9], b"x" * len(sound)):
             filled.delete(file.path)
-            filled.write(file.path, damaged)
+            filled.put_if_absent(file.path, damaged)
             (problem,) = verify(filled, deep=True).problems
             assert filled.full(file.path) in problem
 
