@@ -83,11 +83,22 @@ def warm_up(model: Model, options: CaptureOptions) -> None:
         capture_plan(Location.of(folder), model, make_plan(model, [Prompt("Two words", "a prompt")], options), options)
 
 
+@torch.inference_mode()
 def generate(model: Model, plan: Plan, options: CaptureOptions, procedure: Procedure) -> None:
-    """Plain batched `generate()` of the plan's batches."""
+    """The library's plain batched `generate()` of the plan's batches, greedy."""
     for unit in plan.units(options, procedure):
-        indices = [work.prompt_index for work in unit]
-        continuations(model, [work.token_ids for work in unit], unit[0].max_new_tokens, options.sampling, indices)
+        texts = [work.token_ids for work in unit]
+        width = max(map(len, texts))
+        ids = torch.tensor([[model.pad_id] * (width - len(text)) + list(text) for text in texts])
+        mask = torch.arange(width) >= torch.tensor([width - len(text) for text in texts])[:, None]
+        model.network.generate(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            max_new_tokens=unit[0].max_new_tokens,
+            do_sample=False,
+            pad_token_id=model.pad_id,
+            eos_token_id=list(model.end_ids),
+        )
 
 
 @torch.inference_mode()
@@ -144,7 +155,7 @@ def report_parts(model: Model, plan: Plan, options: CaptureOptions, procedure: P
         return lambda: kept.append(of())
 
     seconds = {
-        "generate()": timed(lambda: continuations(model, prompts, n_new, Sampling(), indices)),
+        "generate(), with room in its cache": timed(lambda: continuations(model, prompts, n_new, Sampling(), indices)),
         "… and what the model says of each token": timed(
             lambda: write_and_record(model, prompts, n_new, Sampling(), indices, Wanted(()))
         ),
@@ -171,12 +182,11 @@ def report_parts(model: Model, plan: Plan, options: CaptureOptions, procedure: P
             "activation": pa.chunked_array(columns),
         }
     ).cast(ACTIVATION_VECTORS.arrow)
-    files: list[Any] = []
-    seconds["encoding and hashing"] = timed(lambda: files.append(encode(ACTIVATION_VECTORS, rows)))
-    (file,) = files
-    seconds["hashing alone"] = timed(lambda: [hashlib.sha256(piece) for piece in file.pieces])
+    pieces: list[bytes] = []
+    seconds["encoding and hashing"] = timed(lambda: encode(ACTIVATION_VECTORS, [rows], pieces.append))
+    seconds["hashing alone"] = timed(lambda: [hashlib.sha256(piece) for piece in pieces])
     with tempfile.TemporaryDirectory() as folder:
-        seconds["writing"] = timed(lambda: Location.of(folder).write("file", *file.pieces))
+        seconds["writing"] = timed(lambda: Location.of(folder).put_if_absent("file", *pieces))
     print(
         f"one batch: {len(unit)} texts, {sum(map(len, texts))} tokens, {sum(map(len, matrices)) * matrices[0].shape[1]} values"
     )

@@ -6,6 +6,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -121,18 +122,24 @@ def _logits(
 ) -> Iterator[Float[Tensor, "some vocab"]]:
     """The head's logits of 256 hidden states at a time; after the last layer the final norm is always applied, as the model
     does."""
-    check_stream(model, CaptureOptions(record=("layer_predictions",), lens=lens))
-    network, anatomy = model.network, model.anatomy
-    stream = _any_stream(model)
+    network, anatomy, stream = model.network, model.anatomy, _proved_stream(model, lens)
     like = next(iter(stream.states.values()))
     states = torch.from_numpy(np.ascontiguousarray(hidden)).to(like.device, like.dtype)
     for some in states.split(LOGITS_AT_ONCE):
         yield head_logits(network, anatomy, stream, some, "normed" if layer == anatomy.n_layers - 1 else lens)
 
 
-def _any_stream(model: "Model") -> Stream:
-    """The stream of any forward pass: the form in which blocks give what they give."""
-    ids = some_tokens(model.network)
-    with residual_stream(model.network, model.anatomy, [model.anatomy.n_layers - 1]) as stream:
-        model.network(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    return stream
+def _proved_stream(model: "Model", lens: Lens) -> Stream:
+    """The stream of any forward pass: the form in which blocks give what they give. That the head can be applied to it is proved
+    once for a model: each layer of each question would pay for some five passes again."""
+    proved = _proved.setdefault(model.network, {})
+    if lens not in proved:
+        check_stream(model, CaptureOptions(record=("layer_predictions",), lens=lens))
+        ids = some_tokens(model.network)
+        with residual_stream(model.network, model.anatomy, [model.anatomy.n_layers - 1]) as stream:
+            model.network(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        proved[lens] = stream
+    return proved[lens]
+
+
+_proved: WeakKeyDictionary[nn.Module, dict[Lens, Stream]] = WeakKeyDictionary()

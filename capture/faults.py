@@ -15,6 +15,7 @@ import torch
 
 from ..errors import ActlakeError, ModelFails, NothingCaptured, PrecisionOverflow
 from ..store import CapturedGeneration
+from ..store.give_back import give_back
 from .models import Model
 from .plan import Work
 
@@ -136,6 +137,7 @@ def said(error: Exception) -> str:
 def free_memory() -> None:
     """Give back what a failed try held."""
     gc.collect()
+    give_back()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from ..errors import InvalidOption
+from .cache import roomy_cache
 from .models import Model
 
 FinishReason = Literal["stop", "length", "context", "given"]
@@ -81,7 +82,7 @@ def generated(
         eos_token_id=list(end_ids) or None,
         bos_token_id=None,
     )
-    with torch.inference_mode():
+    with torch.inference_mode(), roomy_cache(model.network, width + max_new_tokens):
         output: Tensor = model.network.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),

@@ -18,9 +18,13 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from ..store import GradientTarget
+from .reach import Reach
 
 FORWARD = 1.2
 """What a forward pass that keeps its graph takes, in products of one output over as many positions (decision 009)."""
+
+BESIDE = 0.2
+"""What a product takes at a position that its output does not see, where linear maps multiply nothing (decision 013)."""
 
 MAX_CUTS = 256
 """Places where outputs may be cut into groups: finding the best costs their number squared."""
@@ -32,6 +36,7 @@ class Graph:
 
     embedding: Float[Tensor, "batch pos d_model"]
     last_hidden: Float[Tensor, "batch pos d_last"]
+    reach: Reach
 
 
 @dataclass(frozen=True)
@@ -67,23 +72,24 @@ def masked_outputs(masked: Sequence[int], targets: Sequence[int], n_tokens: int)
 
 def target_gradients(
     last_hidden: Float[Tensor, "batch pos d_last"],
-    logits: Float[Tensor, "batch pos vocab"],
+    logits: Float[Tensor, "real vocab"],
+    starts: Sequence[int],
     outputs: Sequence[Sequence[Output]],
     target: GradientTarget,
 ) -> Float[Tensor, "batch pos d_last"]:
     """For each output of each row, where it is predicted: ∂ target of its token / ∂ the hidden state there.
 
-    Frees the graph between the two.
+    `logits` are of all rows' real positions, and `starts` where each row's begin. Frees the graph between the two.
     """
-    places = [(row, output.at, output.token_id) for row, of_row in enumerate(outputs) for output in of_row]
-    rows, positions, tokens = torch.tensor(places, device=logits.device).T
-    values = logits[rows, positions, tokens].float()
+    places = [(start + out.at, out.token_id) for start, of_row in zip(starts, outputs, strict=True) for out in of_row]
+    rows, tokens = torch.tensor(places, device=logits.device).T
+    values = logits[rows, tokens].float()
     if target == "logprob":
-        values = values - logits[rows, positions].float().logsumexp(-1)
+        values = values - logits[rows].float().logsumexp(-1)
     elif target == "contrast":
-        first, second = logits.detach()[rows, positions].topk(2).indices.T
+        first, second = logits.detach()[rows].topk(2).indices.T
         runner_up = torch.where(first == tokens, second, first)
-        values = values - logits[rows, positions, runner_up].float()
+        values = values - logits[rows, runner_up].float()
     (gradient,) = torch.autograd.grad(values.sum(), last_hidden)
     return gradient
 
@@ -91,7 +97,7 @@ def target_gradients(
 def output_gradients(
     at_hidden: Float[Tensor, "batch pos d_last"],
     whole: Graph,
-    cut_short: Callable[[Sequence[int], int], Graph],
+    cut_short: Callable[[int], Graph],
     outputs: Sequence[Sequence[Output]],
     *,
     scores: bool,
@@ -101,49 +107,42 @@ def output_gradients(
 
     With `scores`, what `gradient_scores` has of each of those vectors instead.
 
-    `at_hidden` is of `target_gradients`; `cut_short(rows, width)` gives a graph of their first `width` positions.
+    `at_hidden` is of `target_gradients`; `cut_short(width)` gives a graph of the texts' first `width` positions.
     `tokens_at_once` bounds memory: products over about that many positions are held together. Frees the graphs.
     """
-    together = _steps(outputs)
-    alone = {row: _steps([of_row]) for row, of_row in enumerate(outputs) if of_row}
-    work = [(range(len(outputs)), together)]
-    if (
-        sum(group_starts(_widths(steps), FORWARD)[0] for steps in alone.values())
-        < len(outputs) * group_starts(_widths(together))[0]
-    ):
-        work = [(range(row, row + 1), steps) for row, steps in alone.items()]
+    steps = _steps(outputs)
     gradients: list[dict[int, Float32[np.ndarray, "inputs width"]]] = [{} for _ in outputs]
-    for rows, steps in work:
-        at_rows, end = at_hidden[rows.start : rows.stop], len(steps)
-        for start in reversed(group_starts(_widths(steps))[1]):
-            is_whole = steps is together and end == len(steps)
-            graph = whole if is_whole else cut_short(rows, steps[end - 1].width)
-            n_passes = ceil((end - start) / max(1, tokens_at_once // graph.last_hidden[..., 0].numel()))
-            for number, part in enumerate(np.array_split(np.arange(start, end), n_passes), 1):
-                of_part = [steps[index] for index in part]
-                products = _products(graph, of_part, at_rows, keep=number < n_passes)
-                kept = (_scores(products, graph.embedding.detach()) if scores else products).cpu()
-                for product, step in zip(kept, of_part, strict=True):
-                    for row, output in zip(step.rows, step.outputs, strict=True):
-                        gradients[rows[row]][output.at] = product[row, : output.n_inputs].numpy().copy()
-            end = start
+    end = len(steps)
+    for start in reversed(group_starts([step.width for step in steps])):
+        graph = whole if end == len(steps) else cut_short(steps[end - 1].width)
+        n_passes = ceil((end - start) / max(1, tokens_at_once // graph.last_hidden[..., 0].numel()))
+        for number, part in enumerate(np.array_split(np.arange(start, end), n_passes), 1):
+            of_part = [steps[index] for index in part]
+            products = _products(graph, of_part, at_hidden, keep=number < n_passes)
+            kept = (_scores(products, graph.embedding.detach()) if scores else products).cpu()
+            for product, step in zip(kept, of_part, strict=True):
+                for row, output in zip(step.rows, step.outputs, strict=True):
+                    gradients[row][output.at] = product[row, : output.n_inputs].numpy().copy()
+        end = start
     return [[of_row[at] for at in sorted(of_row)] for of_row in gradients]
 
 
-def group_starts(widths: Sequence[int], last: float = 0.0) -> tuple[float, list[int]]:
+def group_starts(widths: Sequence[int]) -> list[int]:
     """Where to cut outputs, of ascending widths, into groups that go through a graph of their widest: the first of each.
 
-    They take the least time together, which is given too, in products of one position; `last` is what the last graph takes.
+    They take the least time together. The last group's graph is there already.
     """
     n = len(widths)
     stride = max(1, ceil(n / MAX_CUTS))
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for end in [*range(stride, n, stride), n]:
-        forward = FORWARD if end < n else last
-        costs = {start: cost + (end - start + forward) * widths[end - 1] for start, (cost, _) in best.items()}
+        forward = FORWARD if end < n else 0.0
+        costs = {
+            start: cost + (BESIDE * (end - start) + forward) * widths[end - 1] for start, (cost, _) in best.items()
+        }
         start = min(costs, key=costs.__getitem__)
         best[end] = costs[start], [*best[start][1], start]
-    return best[n]
+    return best[n][1]
 
 
 def _scores(
@@ -164,26 +163,21 @@ def _steps(outputs: Sequence[Sequence[Output]]) -> list[_Step]:
     return sorted((_Step(*zip(*each, strict=True)) for each in pairs), key=lambda step: step.width)
 
 
-def _widths(steps: Sequence[_Step]) -> list[int]:
-    return [step.width for step in steps]
-
-
 def _products(
     graph: Graph, steps: Sequence[_Step], at_hidden: Float[Tensor, "batch all d_last"], *, keep: bool
 ) -> Float[Tensor, "step batch pos d_model"]:
     """Each step's gradients of its outputs; `keep` the graph for more."""
-    places = [
-        (index, row, output.at)
-        for index, step in enumerate(steps)
-        for row, output in zip(step.rows, step.outputs, strict=True)
-    ]
-    index, rows, positions = torch.tensor(places, device=at_hidden.device).T
+    batch, pos = graph.last_hidden.shape[:2]
     seeds = at_hidden.new_zeros(len(steps), *graph.last_hidden.shape)
-    seeds[index, rows, positions] = at_hidden[rows, positions]
-    if len(steps) == 1:
-        (product,) = torch.autograd.grad(graph.last_hidden, graph.embedding, seeds[0], retain_graph=keep)
-        return product[None]
-    (products,) = torch.autograd.grad(
-        graph.last_hidden, graph.embedding, seeds, retain_graph=keep, is_grads_batched=True
-    )
+    n_inputs = [[0] * batch for _ in steps]
+    for index, step in enumerate(steps):
+        for row, output in zip(step.rows, step.outputs, strict=True):
+            seeds[index, row, output.at] = at_hidden[row, output.at]
+            n_inputs[index][row] = output.n_inputs
+
+    def product(seed: Float[Tensor, "batch pos d_last"]) -> Float[Tensor, "batch pos d_model"]:
+        return torch.autograd.grad(graph.last_hidden, graph.embedding, seed, retain_graph=keep)[0]
+
+    with graph.reach.limited(n_inputs, pos):
+        products: Tensor = torch.func.vmap(product)(seeds)
     return products

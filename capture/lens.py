@@ -20,6 +20,7 @@ from .calls import some_tokens
 from .models import Model
 from .options import CaptureOptions
 from .proof import close, tolerance_of
+from .real import Real
 from .stream import Lens, OfStream, Stream, replaced, residual_stream, runs_of, stream_problem
 
 TOP = 10
@@ -122,26 +123,30 @@ def head_logits(
 def layer_predictions(
     model: Model,
     stream: Stream,
-    logits: Float[Tensor, "batch pos vocab"],
+    logits: Float[Tensor, "real vocab"],
     targets: Sequence[Sequence[int]],
     positions: Sequence[Int32[np.ndarray, "_"]],
     wanted: OfStream,
+    real: Real,
 ) -> list[dict[int, CapturedPredictions]]:
     """For each text, by layer: what the model would say at each of its positions, and of the target there (-1 for none).
 
     After the last layer it is what the model says: its own `logits`. Memory: the distributions of 256 positions at a time.
     """
-    batch, width = logits.shape[:2]
+    batch, width = real.shape
     lengths = [len(of_row) for of_row in positions]
     rows_at = [(row, int(position)) for row, of_row in enumerate(positions) for position in of_row]
-    at = torch.tensor([row * width + position for row, position in rows_at], device=logits.device)
+    at = torch.tensor([row * width + position for row, position in rows_at])
+    among_real = torch.tensor([real.starts[row] + position for row, position in rows_at], device=logits.device)
     explained = torch.tensor([targets[row][position] for row, position in rows_at], device=logits.device)
     found: list[dict[int, CapturedPredictions]] = [{} for _ in targets]
     for layer in wanted.predictions:
         parts = []
-        for some, of_some in zip(at.split(LOGITS_AT_ONCE), explained.split(LOGITS_AT_ONCE), strict=True):
+        for some, own, of_some in zip(
+            *(each.split(LOGITS_AT_ONCE) for each in (at, among_real, explained)), strict=True
+        ):
             if layer == model.anatomy.n_layers - 1:
-                said = logits.flatten(0, 1)[some]
+                said = logits[own]
             else:
                 states = stream.states[layer].reshape(batch * width, -1)
                 hidden = states[some.to(states.device)]

@@ -10,7 +10,7 @@ MOST_IN_BATCH = {"cpu": (4096, 64)}
 MOST_IN_BATCH_ELSEWHERE = (32768, 256)
 """More tokens or texts in a batch gain little on a CPU (decision 010); on other devices it was not measured."""
 
-MOST = {"cpu": 1024}
+MOST = {"cpu": 2048}
 MOST_ELSEWHERE = 16384
 """More positions at once gain nothing on a CPU (decision 009); on other devices it was not measured."""
 

@@ -132,6 +132,20 @@ class Model:
         return logits_of(self, token_ids, embeddings)
 
     @cached_property
+    def logits_are_unembedded(self) -> bool:
+        """See `head.logits_are_unembedded`."""
+        from .head import logits_are_unembedded
+
+        return logits_are_unembedded(self)
+
+    @cached_property
+    def steps_agree(self) -> bool:
+        """See `steps.steps_agree`; proved once, since whoever asks a model often makes a run each time."""
+        from .steps import steps_agree
+
+        return steps_agree(self)
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the weights: of each parameter and buffer, by name, its shape, type and bytes."""
         digest = hashlib.sha256()

@@ -31,7 +31,8 @@ class Procedure:
 
 
 def choose(model: Model, layers: Sequence[int], options: CaptureOptions) -> Procedure:
-    """The procedure of a new run. Costs a few forward passes over a few tokens, which prove that it may be chosen."""
+    """The procedure of a new run. The first of a model costs a few forward passes over a few tokens, which prove that it may be
+    chosen."""
     if options.target is not None or not model.anatomy.is_causal:
         return Procedure()
     return Procedure(*memory.batch_limits(model, len(layers)), records_steps=steps_suffice(model, options))

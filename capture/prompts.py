@@ -6,7 +6,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -123,6 +124,7 @@ def _read(path: Path) -> Iterator[Prompt]:
 def _csv(path: Path) -> Iterator[Prompt]:
     text = "".join(line for _, line in _decoded(path, path.read_bytes(), keep_ends=True))
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    _check_columns(path, rows.fieldnames or ())
     for row in rows:
         where = f"{path}, line {rows.line_num}"
         if None in row or None in row.values():
@@ -150,10 +152,21 @@ def _dataset(path: Path) -> Iterator[Prompt]:
 def _rows(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[Prompt]:
     number = 0
     for batch in batches:
+        _check_columns(path, batch.schema.names)
         for row in batch.to_pylist():
             number += 1
             record = {name: _plain(value) for name, value in row.items() if value is not None or name not in TEXTS}
             yield _prompt(record, f"{path}, row {number}")
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if twice := _twice(names):
+        raise InvalidPrompt(str(path), f'it has two columns "{twice}"; name one of them otherwise')
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """The first name that is there twice."""
+    return next((name for name, n in Counter(names).items() if n > 1), None)
 
 
 def _plain(value: object) -> object:
@@ -186,7 +199,7 @@ def _jsonl(lines: Iterable[tuple[str, str]]) -> Iterator[Prompt]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_constant=_refuse_constant)
+            record = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_object)
         except ValueError as error:
             raise InvalidPrompt(where, f"it is not JSON: {error}") from error
         yield _prompt(record, where)
@@ -247,6 +260,12 @@ def _metadata(record: Mapping[Any, Any], where: str, *, but: Collection[str]) ->
     except (TypeError, ValueError) as error:
         raise InvalidPrompt(where, f"its metadata cannot be written as JSON: {error}") from error
     return metadata
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := _twice([name for name, _ in pairs]):
+        raise ValueError(f'"{twice}" is there twice')
+    return dict(pairs)
 
 
 def _refuse_constant(name: str) -> object:

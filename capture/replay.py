@@ -4,7 +4,7 @@ Texts are padded at the right, where causal attention never looks; every positio
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -19,11 +19,14 @@ from . import memory
 from .devices import HostCopies
 from .float32 import in_float32
 from .gradients import Graph, Output, masked_outputs, output_gradients, target_gradients, written_outputs
+from .head import said
 from .lens import layer_predictions
 from .linearized import linearized
 from .masked import masked_predictions, masked_targets
 from .models import Model
 from .predictions import prediction_columns, predictions
+from .reach import Reach
+from .real import Real
 from .stream import OfStream, Stream, residual_stream
 from .wanted import Wanted
 
@@ -69,21 +72,28 @@ def replay(
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
+    real = Real(mask.bool())
     outputs = [written_outputs(text, p) for text, p in zip(texts, n_prompt_tokens, strict=True)]
     target = wanted.target if any(outputs) else None
     at = wanted.at(n_prompt_tokens, lengths)
+    in_parts = target is None and not wanted.stream.predictions and model.logits_are_unembedded
+    unembedded = Real.first(ids) if in_parts else real
     reading = residual_stream(model.network, model.anatomy, wanted.stream.layers)
-    with reading as flow, _recording_pass(model, wanted, target) as taps:
-        logits = _forward(model, ids, mask)
+    with reading as flow, _recording_pass(model, wanted, target, unembedded) as taps:
+        logits = _forward(model, ids, mask, unembedded)
     copies = _copies(taps, None if wanted.positions.are_all else at)
-    of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, wanted.stream)
-    predicted = [
-        predictions(logits[row, : len(text) - 1].detach(), ids[row, 1 : len(text)]) for row, text in enumerate(texts)
-    ]
+    of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, wanted.stream, real)
+    following = [torch.tensor(text[1:], dtype=torch.long) for text in texts]
+    if in_parts:
+        of_all = said(model, real.before_last.rows(taps.last_hidden), torch.cat(following))
+        predicted = list(of_all.split([n - 1 for n in lengths], dim=1))
+    else:
+        of_each = zip(logits.detach().split(lengths), following, strict=True)
+        predicted = [predictions(of_text[:-1], targets) for of_text, targets in of_each]
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
-        recorded = Graph(taps.embedding, taps.last_hidden)
-        whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
+        recorded = taps.graph
+        whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target, real)
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, wanted)
     embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
@@ -113,30 +123,30 @@ def replay_encoder(
     lengths = [len(text) for text in texts]
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], True, model.pad_id).to(model.device)
     mask = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long().to(model.device)
+    real = Real(mask.bool())
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
     target = wanted.target if any(masked) else None
     at = wanted.at(lengths, lengths)
     reading = residual_stream(model.network, model.anatomy, wanted.stream.layers)
-    with reading as flow, _recording_pass(model, wanted, target) as taps:
-        logits = _forward(model, ids, mask)
+    with reading as flow, _recording_pass(model, wanted, target, real) as taps:
+        logits = _forward(model, ids, mask, real)
     copies = _copies(taps, None if wanted.positions.are_all else at)
+    of_texts = logits.detach().split(lengths)
     chosen = [
-        masked_targets(logits[row].detach(), positions, targets[row]) if positions else ()
+        masked_targets(of_texts[row], positions, targets[row]) if positions else ()
         for row, positions in enumerate(masked)
     ]
-    predictions = [
-        masked_predictions(logits[row, :n].detach(), masked[row], chosen[row]) for row, n in enumerate(lengths)
-    ]
+    predictions = [masked_predictions(*of_text) for of_text in zip(of_texts, masked, chosen, strict=True)]
     explained = [[-1] * n for n in lengths]
     for row, of_row in enumerate(masked):
         for position, token_id in zip(of_row, chosen[row], strict=True):
             explained[row][position] = token_id
-    of_flow = _of_flow(model, flow, logits, explained, at, wanted.stream)
+    of_flow = _of_flow(model, flow, logits, explained, at, wanted.stream, real)
     columns: list[list[Float32[np.ndarray, "_ width"]]] = [[] for _ in texts]
     if target is not None:
         outputs = [masked_outputs(*of_row) for of_row in zip(masked, chosen, lengths, strict=True)]
-        recorded = Graph(taps.embedding, taps.last_hidden)
-        whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target)
+        recorded = taps.graph
+        whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target, real)
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, wanted)
     embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
@@ -161,15 +171,26 @@ class Taps:
     activations: dict[int, Tensor] = field(default_factory=dict)
     embedding: Tensor = field(default_factory=lambda: torch.empty(0))
     last_hidden: Tensor = field(default_factory=lambda: torch.empty(0))
+    reach: Reach = field(default_factory=Reach)
+
+    @property
+    def graph(self) -> Graph:
+        return Graph(self.embedding, self.last_hidden, self.reach)
+
+    def take(self, layer: int, activation: Tensor) -> None:
+        """Called as the model computes it."""
+        self.activations[layer] = activation
 
 
-def _forward(model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> Tensor:
-    """The logits, with no width where the model predicts no token."""
+def _forward(
+    model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], unembedded: Real
+) -> Float[Tensor, "positions vocab"]:
+    """The logits of these positions, with no width where the model predicts no token."""
     cache = {"use_cache": False} if model.anatomy.is_causal else {}
     output = model.network(input_ids=ids, attention_mask=mask, **cache)
     if not model.anatomy.is_causal and model.mask_id is None:
-        return torch.zeros(*ids.shape, 0, device=ids.device)
-    return output.logits
+        return torch.zeros(sum(unembedded.lengths), 0, device=ids.device)
+    return unembedded.rows(output.logits)
 
 
 def _at_hidden(
@@ -177,15 +198,16 @@ def _at_hidden(
     ids: Int[Tensor, "batch pos"],
     mask: Int[Tensor, "batch pos"],
     recorded: Graph,
-    logits: Float[Tensor, "batch pos vocab"],
+    logits: Float[Tensor, "real vocab"],
     outputs: Sequence[Sequence[Output]],
     target: GradientTarget,
+    real: Real,
 ) -> tuple[Graph, Float[Tensor, "batch pos d_last"]]:
     """A graph of the whole texts, that of the recording pass if it was in float32, and the targets' gradients at its end."""
     whole = recorded
     if model.dtype != "float32":
-        whole, logits = _graph(model, ids, mask, unembeds=True)
-    return whole, target_gradients(whole.last_hidden, logits, outputs, target)
+        whole, logits = _graph(model, ids, mask, real)
+    return whole, target_gradients(whole.last_hidden, logits, real.starts, outputs, target)
 
 
 def _columns(
@@ -202,7 +224,7 @@ def _columns(
     return output_gradients(
         at_hidden,
         whole,
-        lambda rows, width: _graph(model, ids[rows, :width], mask[rows, :width])[0],
+        lambda width: _graph(model, ids[:, :width], mask[:, :width], Real.first(ids[:, :width]))[0],
         outputs,
         scores=wanted.scores,
         tokens_at_once=memory.gradient_tokens(model, ids.shape[1]) if asked == "auto" else asked,
@@ -210,24 +232,27 @@ def _columns(
 
 
 def _graph(
-    model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], *, unembeds: bool = False
+    model: Model, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], unembedded: Real
 ) -> tuple[Graph, Tensor]:
-    """The graph of a forward pass in float32, and its logits: of the first position only unless `unembeds`."""
+    """The graph of a forward pass in float32, and its logits of these positions."""
     wide = nullcontext() if model.dtype == "float32" else in_float32()
-    reading = recording(model, (), None, gradients=True, unembeds=unembeds)
-    with reading as taps, linearized(model.network), wide, torch.enable_grad():
-        logits = _forward(model, ids, mask)
-    return Graph(taps.embedding, taps.last_hidden), logits
+    reading = recording(model, (), None, gradients=True, unembedded=unembedded)
+    with reading as taps, _linearized(model, taps), wide, torch.enable_grad():
+        logits = _forward(model, ids, mask, unembedded)
+    return taps.graph, logits
+
+
+def _linearized(model: Model, taps: Taps) -> AbstractContextManager[None]:
+    return linearized(model.network, taps.reach, model.anatomy.ffn_outputs)
 
 
 @contextmanager
-def _recording_pass(model: Model, wanted: Wanted, target: GradientTarget | None) -> Iterator[Taps]:
+def _recording_pass(model: Model, wanted: Wanted, target: GradientTarget | None, real: Real) -> Iterator[Taps]:
     """Hooks of the pass that records, which makes the graph of gradients too where it computes in float32."""
     has_graph = target is not None and model.dtype == "float32"
-    quick = linearized(model.network) if has_graph else nullcontext()
     with (
-        recording(model, wanted.layers, wanted.neurons, gradients=has_graph) as taps,
-        quick,
+        recording(model, wanted.layers, wanted.neurons, gradients=has_graph, unembedded=real) as taps,
+        _linearized(model, taps) if has_graph else nullcontext(),
         torch.set_grad_enabled(has_graph),
     ):
         yield taps
@@ -235,14 +260,18 @@ def _recording_pass(model: Model, wanted: Wanted, target: GradientTarget | None)
 
 @contextmanager
 def recording(
-    model: Model, layers: Sequence[int], neurons: Sequence[int] | None, *, gradients: bool, unembeds: bool = True
+    model: Model,
+    layers: Sequence[int],
+    neurons: Sequence[int] | None,
+    *,
+    gradients: bool,
+    unembedded: Real,
+    taps: Taps | None = None,
 ) -> Iterator[Taps]:
     """Hooks that take, of each forward pass, the input embedding, the FFNNs' activations (of these neurons; None: all) and
-    what the unembedding receives.
-
-    The unembedding, which can be a quarter of a small model, gets one position only if what it gives is not wanted.
+    what the unembedding would receive, into `taps`. The unembedding gets the positions `unembedded` alone, as one text.
     """
-    taps, anatomy, network = Taps(), model.anatomy, model.network
+    taps, anatomy, network = taps or Taps(), model.anatomy, model.network
     columns = None if neurons is None else torch.tensor(neurons, device=model.device)
 
     def embedding(module: nn.Module, args: object, output: Tensor) -> Tensor:
@@ -250,9 +279,9 @@ def recording(
         taps.embedding = output.detach().to(dtype, copy=True).requires_grad_(gradients)
         return taps.embedding.clone()  # a copy, because a leaf may not be added to in place
 
-    def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+    def last_hidden(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         taps.last_hidden = args[0]
-        return None if unembeds else (args[0][:, :1],)
+        return (unembedded.packed(args[0]),)
 
     def activation_of(module_name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         runs = cycle([layer for layer, name in enumerate(anatomy.ffn_outputs) if name == module_name])
@@ -260,7 +289,7 @@ def recording(
         def activation(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if (layer := next(runs)) in layers:
                 whole = args[0].detach()
-                taps.activations[layer] = whole if columns is None else whole.index_select(-1, columns.to(whole.device))
+                taps.take(layer, whole if columns is None else whole.index_select(-1, columns.to(whole.device)))
 
         return activation
 
@@ -281,15 +310,16 @@ def recording(
 def _of_flow(
     model: Model,
     flow: Stream,
-    logits: Float[Tensor, "batch pos vocab"],
+    logits: Float[Tensor, "real vocab"],
     explained: Sequence[Sequence[int]],
     at: Sequence[Int32[np.ndarray, "_"]],
     wanted: OfStream,
+    real: Real,
 ) -> list[dict[str, Any]]:
     """For each text what is wanted of the residual stream at its positions; `explained` are the tokens to find among the
     predictions."""
-    states = HostCopies(_rows_at({layer: flow.states[layer] for layer in wanted.states}, at, logits.shape[1]))
-    said = layer_predictions(model, flow, logits.detach(), explained, at, wanted)
+    states = HostCopies(_rows_at({layer: flow.states[layer] for layer in wanted.states}, at, real.shape[1]))
+    said = layer_predictions(model, flow, logits.detach(), explained, at, wanted, real)
     by_text = {layer: _by_text(rows, at) for layer, rows in states.arrays().items()}
     return [
         {

@@ -4,7 +4,6 @@ One step more than is written is taken, because a token is recorded when it is r
 the values come through the key-value cache: `steps_agree` proves that they are the replay's before a run relies on it.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
@@ -20,9 +19,11 @@ from ..errors import ActlakeError
 from .calls import some_tokens
 from .devices import HostCopies
 from .generate import Sampling, generated, until_end
+from .head import said
 from .models import Model
 from .options import CaptureOptions
 from .predictions import prediction_columns, predictions
+from .real import Real
 from .replay import EMBEDDINGS, Recorded, Taps, recording, replay
 from .wanted import Wanted
 
@@ -32,7 +33,7 @@ PROVED_STEPS = 4
 def steps_suffice(model: Model, options: CaptureOptions) -> bool:
     """Whether all that the options want of written text is to be had while it is written, and is the same."""
     of_stream = options.records("hidden_states") or options.records("layer_predictions")
-    return options.target is None and not of_stream and model.anatomy.is_causal and steps_agree(model)
+    return options.target is None and not of_stream and model.anatomy.is_causal and model.steps_agree
 
 
 def write_and_record(
@@ -45,12 +46,15 @@ def write_and_record(
 ) -> tuple[list[list[int]], list[Recorded]]:
     """As `continuations`, and what `replay` would record of the texts, without gradients.
 
-    Memory: activations of the whole batch in float32, the cache, and logits of all prompts' positions.
+    Memory: activations of the whole batch in float32, the cache, and logits of the prompts' tokens where the model has something
+    done to them (`head.py`).
     """
     width = max(map(len, prompts))
+    real = Real(torch.arange(width) >= torch.tensor([width - len(prompt) for prompt in prompts])[:, None])
+    kept = _Kept(real, width + max_new_tokens)
+    steps = _Steps(model, kept, real, prompts)
     keeps_some = "logits_to_keep" in signature(model.network.forward).parameters
-    with recording(model, wanted.layers, wanted.neurons, gradients=False) as taps:
-        steps = _Steps(taps, [width - len(prompt) for prompt in prompts], model.end_ids)
+    with recording(model, wanted.layers, wanted.neurons, gradients=False, unembedded=steps.unembedded, taps=kept):
         handle = model.network.register_forward_hook(steps.keep)
         try:
             output = generated(
@@ -96,62 +100,95 @@ def steps_agree(model: Model) -> bool:
     )
 
 
-class _Steps(StoppingCriteria):
-    """What each step recorded. Writing stops when every row has read its own end."""
+class _Kept(Taps):
+    """What the steps recorded so far: each value copied as it is computed, to the place of its token among its text's."""
 
-    def __init__(self, taps: Taps, starts: Sequence[int], end_ids: Sequence[int]) -> None:
-        self._taps, self._starts, self._end_ids = taps, starts, end_ids
+    def __init__(self, real: Real, room: int) -> None:
+        super().__init__()
+        self._real, self._room = real, room
+        self._values: dict[int, Float[Tensor, "batch room width"]] = {}
+        self._places: Int[Tensor, "batch"] | None = None  # of what a step computes; None while prompts are read
+
+    def take(self, layer: int, activation: Tensor) -> None:
+        batch, width = self._real.shape
+        by_text = activation.reshape(batch, -1, activation.shape[-1])
+        if self._places is not None:
+            self._values[layer].flatten(0, 1)[self._places.to(by_text.device)] = by_text[:, 0]
+            return
+        values = self._values[layer] = by_text.new_empty(batch, self._room, by_text.shape[-1])
+        for row, n in enumerate(self._real.lengths):
+            values[row, :n] = by_text[row, width - n :]
+
+    def end_step(self) -> None:
+        self.take(EMBEDDINGS, self.embedding)
+        if self._places is None:
+            places = [row * self._room + n - 1 for row, n in enumerate(self._real.lengths)]
+            self._places = torch.tensor(places, device=self.embedding.device)
+        self._places += 1
+
+    def arrays(self, n_tokens: int) -> dict[int, Float32[np.ndarray, "batch n_tokens width"]]:
+        """By layer the values of each text's first tokens, and the embeddings; they are let go here."""
+        values, self._values = self._values, {}
+        return HostCopies({layer: of_layer[:, :n_tokens] for layer, of_layer in sorted(values.items())}).arrays()
+
+
+class _Steps(StoppingCriteria):
+    """What each step said of its tokens. Writing stops when every row has read its own end."""
+
+    def __init__(self, model: Model, kept: _Kept, real: Real, prompts: Sequence[Sequence[int]]) -> None:
+        self._model, self._kept, self._real = model, kept, real
+        self._following = [torch.tensor(prompt[1:], dtype=torch.long) for prompt in prompts]
         self._logits = torch.empty(0)
         self._ended: Tensor | None = None
-        self._prompts: list[Float32[Tensor, "3 _"]] = []
+        self._prompts: list[Float32[Tensor, "3 _"]] | None = None
         self._written: list[Float32[Tensor, "3 batch"]] = []
-        self._embeddings: list[Float[Tensor, "batch _ d_model"]] = []
-        self._activations: dict[int, list[Tensor]] = defaultdict(list)
+
+    @property
+    def unembedded(self) -> Real:
+        """The positions of the prompts that the model's forward pass has to give logits of: the last are to be continued, the
+        others are asked afterwards if they can be."""
+        return self._real.last if self._model.logits_are_unembedded else self._real
 
     def keep(self, module: nn.Module, args: object, output: Any) -> None:
-        """A hook for the network's forward pass."""
-        self._logits = output.logits
-        self._embeddings.append(self._taps.embedding)
-        for layer, activation in self._taps.activations.items():
-            self._activations[layer].append(activation)
+        """A hook for the network's forward pass; of the prompts' logits, `generate()` is given each prompt's last."""
+        if self._prompts is None:
+            output.logits, self._prompts = self._of_prompts(output.logits)
+        self._logits = output.logits[:, 0]
+        self._kept.end_step()
+
+    def _of_prompts(self, logits: Tensor) -> tuple[Float[Tensor, "batch 1 vocab"], list[Float32[Tensor, "3 _"]]]:
+        lengths = self._real.lengths
+        if self._model.logits_are_unembedded:
+            hidden = self._real.before_last.rows(self._kept.last_hidden)
+            of_all = said(self._model, hidden, torch.cat(self._following))
+            return logits.reshape(len(lengths), 1, -1), list(of_all.split([n - 1 for n in lengths], dim=1))
+        of_each = self._real.rows(logits).split(lengths)
+        found = [predictions(of[:-1], targets) for of, targets in zip(of_each, self._following, strict=True)]
+        return torch.stack([of_prompt[-1:] for of_prompt in of_each]), found
 
     def __call__(self, input_ids: Int[Tensor, "batch pos"], scores: object, **_: object) -> Bool[Tensor, "batch"]:
         logits, self._logits = self._logits, torch.empty(0)
-        targets, drawn = input_ids[:, -logits.shape[1] :], input_ids[:, -1]
-        ends = torch.isin(drawn, torch.tensor(self._end_ids, dtype=drawn.dtype, device=drawn.device))
-        if self._ended is None:
-            if logits.shape[1] != self._embeddings[0].shape[1]:
-                raise ValueError(f"the model gives logits of {logits.shape[1]} positions of the prompts")
-            self._prompts = [
-                predictions(logits[row, start:], targets[row, start:]) for row, start in enumerate(self._starts)
-            ]
-            self._ended = ends
-            return torch.zeros_like(ends)
-        self._written.append(predictions(logits[:, 0], drawn))
-        ended, self._ended = self._ended, self._ended | ends
+        drawn = input_ids[:, -1]
+        self._written.append(predictions(logits, drawn))
+        ends = torch.isin(drawn, torch.tensor(self._model.end_ids, dtype=drawn.dtype, device=drawn.device))
+        ended = torch.zeros_like(ends) if self._ended is None else self._ended
+        self._ended = ended | ends
         return ended
 
     def recorded(self, lengths: Sequence[int], at: Sequence[Int32[np.ndarray, "_"]] | None) -> list[Recorded]:
         """The rows, each as long as is said, their activations at these positions (None: all); what was kept is let go."""
-        widths = [embedding.shape[1] for embedding in self._embeddings]
-        whole = {EMBEDDINGS: torch.cat(self._embeddings, dim=1)}
-        for layer in sorted(self._activations):
-            parts = zip(self._activations.pop(layer), widths, strict=True)
-            whole[layer] = torch.cat([part.reshape(len(lengths), width, -1) for part, width in parts], dim=1)
-        activations = HostCopies(whole).arrays()  # (batch, positions, d_ff)
+        activations = self._kept.arrays(max(lengths))
         embeddings = activations.pop(EMBEDDINGS)
+        prompts = self._prompts or []
         written = torch.stack(self._written, dim=1)  # (3, steps, batch)
         return [
             Recorded(
-                embeddings[row, start : start + n],
-                {
-                    layer: a[row, start : start + n] if at is None else a[row, start + at[row]]
-                    for layer, a in activations.items()
-                },
+                embeddings[row, :n],
+                {layer: a[row, :n] if at is None else a[row, at[row]] for layer, a in activations.items()},
                 [],
-                *prediction_columns(torch.cat([self._prompts[row], written[:, :, row]], dim=1)[:, : n - 1]),
+                *prediction_columns(torch.cat([prompts[row], written[:, :, row]], dim=1)[:, : n - 1]),
             )
-            for row, (start, n) in enumerate(zip(self._starts, lengths, strict=True))
+            for row, n in enumerate(lengths)
         ]
 
 

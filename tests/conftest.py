@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from captures import Captures, captures
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -31,6 +32,7 @@ SHAPED = [
         "capture.lens",
         "capture.masked",
         "capture.predictions",
+        "capture.real",
         "capture.replay",
         "capture.steps",
         "capture.stream",
@@ -136,6 +138,21 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random Llama: 3 layers, d_model 16, d_ff 40, a context of 64."""
     config_name, sizes = CONFIGS["llama"]
     return save_model(tmp_path_factory.mktemp("model") / "toy", config_name, **sizes)
+
+
+@pytest.fixture(scope="session")
+def command(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captures]:
+    """`actlake capture` of the tiny Llama in processes that may be killed."""
+    with captures(tmp_path_factory.mktemp("captures"), toy_folder) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def prompts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the prompts that a module names PROMPTS."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("".join(f"{prompt}\n" for prompt in request.module.PROMPTS))
+    return path
 
 
 @pytest.fixture(scope="session")

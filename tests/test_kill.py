@@ -5,30 +5,16 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import actlake
 import pytest
 import stores
 from actlake.store import Location, Log, verify
-from captures import Captures, Signal, captures, commits
+from captures import Captures, Signal, commits
 
 N_KILLS = 50
 PROMPTS = [f"{index}, {index + 1}," + " and so on" * (index % 3) for index in range(60)]
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    path.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
-    return path
-
-
-@pytest.fixture(scope="module")
-def command(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captures]:
-    with captures(tmp_path_factory.mktemp("captures"), toy_folder) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

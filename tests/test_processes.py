@@ -6,31 +6,17 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import actlake
 import pytest
 import stores
 from actlake.store import Location, verify
-from captures import Captures, captures, commits
+from captures import Captures, commits
 
 PROMPTS = [f"{index}, {index + 1}," + " and so on" * (index % 3) for index in range(24)]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    path.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
-    return path
-
-
-@pytest.fixture(scope="module")
-def command(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captures]:
-    with captures(tmp_path_factory.mktemp("captures"), toy_folder) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

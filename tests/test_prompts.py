@@ -40,6 +40,7 @@ def test_a_record_has_a_prompt_or_a_text_and_the_rest_is_metadata(jsonl: Any) ->
         ('{"prompt": 3}', '"prompt" is not a text'),
         ('{"prompt": ""}', "empty"),
         ('{"prompt": "a", "x": NaN}', "NaN"),
+        ('{"prompt": "a", "prompt": "b"}', '"prompt" is there twice'),
         ('{"prompt": "\\ud800"}', "half a character"),
         ('{"prompt": "a\xff"}', "not UTF-8"),
     ],
@@ -134,6 +135,7 @@ def test_standard_input_has_a_prompt_a_line_or_json_lines(
         ("p.csv", b"promt\na\n", r"p\.csv, line 2: it has no \"prompt\", no \"text\" and no \"messages\", only promt"),
         ("p.csv", b'prompt\n"a\n', r"p\.csv: cannot be read: unexpected end of data"),
         ("p.csv", b"prompt\na\n\xff\n", r"p\.csv, line 3: it is not UTF-8"),
+        ("p.csv", b"prompt,kind,kind\na,b,c\n", r"p\.csv: it has two columns \"kind\"; name one of them otherwise"),
         ("p.csv", b"prompt\n", r"p\.csv: holds no prompt"),
         ("p.parquet", b"PAR1 no", r"p\.parquet: cannot be read: "),
     ],
@@ -147,6 +149,9 @@ def test_a_bad_table_is_named(tmp_path: Path, name: str, content: bytes, problem
 def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a", ""], "blob": [b"", b"\xff"]}), tmp_path / "p.parquet")
     with pytest.raises(InvalidPrompt, match=r"p\.parquet, row 1: its metadata cannot be written as JSON"):
+        read_prompts(tmp_path / "p.parquet")
+    pq.write_table(pa.table([["a"], ["b"]], names=["prompt", "prompt"]), tmp_path / "p.parquet")
+    with pytest.raises(InvalidPrompt, match=r"p\.parquet: it has two columns \"prompt\""):
         read_prompts(tmp_path / "p.parquet")
     pq.write_table(pa.table({"prompt": ["a", ""]}), tmp_path / "p.parquet")
     with pytest.raises(InvalidPrompt, match=r"p\.parquet, row 2: the prompt is empty"):

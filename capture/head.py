@@ -1,0 +1,44 @@
+"""What a model says after many positions, without the logits of all of them at once.
+
+A batch's logits can be greater than all else that is held of it (4,096 positions of a vocabulary of 50,000 take 0.8 GB). Where
+they are what the unembedding gives, and nothing is done to them after, they are made in parts and let go.
+"""
+
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+
+from .calls import some_tokens
+from .models import Model
+from .predictions import predictions
+
+AT_ONCE = {"cpu": 128}
+AT_ONCE_ELSEWHERE = 2048
+"""Positions whose logits are held together: enough for a quick matrix product."""
+
+
+@torch.no_grad()
+def logits_are_unembedded(model: Model) -> bool:
+    """Whether a model's logits are what its unembedding gives; tried on six tokens."""
+    if model.anatomy.unembedding is None:
+        return False
+    given: list[Tensor] = []
+    ids = some_tokens(model.network)
+    unembedding = model.network.get_submodule(model.anatomy.unembedding)
+    handle = unembedding.register_forward_hook(lambda module, args, output: given.append(output))
+    try:
+        logits = model.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    finally:
+        handle.remove()
+    return len(given) == 1 and given[0].shape == logits.shape and torch.equal(given[0], logits)
+
+
+@torch.no_grad()
+def said(model: Model, last_hidden: Float[Tensor, "n d_last"], targets: Int[Tensor, "n"]) -> Float32[Tensor, "3 n"]:
+    """As `predictions`, of the logits that a model's unembedding makes of what it receives."""
+    unembedding: nn.Module = model.network.get_submodule(model.anatomy.unembedding)
+    at_once = AT_ONCE.get(last_hidden.device.type, AT_ONCE_ELSEWHERE)
+    parts = [last_hidden.new_zeros(3, 0, dtype=torch.float32)]
+    for rows, of_rows in zip(last_hidden.split(at_once), targets.split(at_once), strict=True):
+        parts.append(predictions(unembedding.forward(rows[None])[0], of_rows))  # its hooks are for the model's own use
+    return torch.cat(parts, dim=1)
