@@ -1,11 +1,12 @@
 """Factors beside scikit-learn's, on real activations: how much sooner, at which error; and the memory of streamed ones.
 
-    python benchmarks/factors.py STORE [--rounds 3] [--k 10] [--memory FOLDER]
+    python benchmarks/factors.py STORE [--rounds 3] [--k 10] [--memory FOLDER [--times 1,10,30] [--methods nmf,pca,ica,kmeans]]
 
 STORE is one that `actlake demo --no-serve` wrote. Slices are of 128 tokens of it, from several generations; each is factored by
 scikit-learn's NMF (coordinate descent from nndsvda, float32, at most 500 iterations) and by ours (solver="hals"), in turn, and
 every ratio is of two CPU times of one round: other work on the machine does not count. `error` is ‖X − WH‖ over that of
-scikit-learn. With --memory, corpora of one layer are written to FOLDER and factored in child processes, whose peaks are told.
+scikit-learn. With --memory, corpora of one layer are written to FOLDER (2.1 GB), factored and saved in child processes, whose
+peaks are told: the smallest fills its blocks, and the others are so many times as large.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import actlake
 import numpy as np
 import pyarrow as pa
 from actlake.queries import NMF, FactorOptions, factorize
+from actlake.queries.factor_slice import BLOCK_BYTES
 from actlake.store import (
     CapturedGeneration,
     CapturedTokens,
@@ -38,7 +40,7 @@ from actlake.store import (
 from actlake.store.schema import RUNS
 
 TOKENS, LAYERS, D_FF = 128, (4, 20), 1536
-CORPUS, TOKENS_A_GENERATION = 8_192, 128
+CORPUS, TOKENS_A_GENERATION = 24_576, 128
 
 
 def main() -> None:
@@ -47,6 +49,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--memory", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--times", default="1,10,30", help="sizes of corpora, the first the one that others are measured by"
+    )
+    parser.add_argument("--methods", default="nmf,pca,ica,kmeans")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.peak_of:
@@ -55,7 +61,7 @@ def main() -> None:
     if asked.rounds:
         report_speed(actlake.open(asked.store), asked.rounds, asked.k)
     if asked.memory:
-        report_memory(asked.memory)
+        report_memory(asked.memory, [int(times) for times in asked.times.split(",")], asked.methods.split(","))
 
 
 def report_speed(store: actlake.Store, rounds: int, k: int) -> None:
@@ -103,12 +109,16 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - started, result
 
 
-def report_memory(folder: Path) -> None:
-    """Peaks of processes that factor a corpus, and one ten times as large, both streamed."""
-    print(f"{'method':8} {'tokens':>9} {'activations':>12} {'peak':>9} {'seconds':>8} {'passes':>7} {'error':>7}")
-    for method in ("nmf", "pca", "kmeans"):
-        peaks = []
-        for n in (CORPUS, 10 * CORPUS):
+def report_memory(folder: Path, times: list[int], methods: list[str]) -> None:
+    """Peaks of processes that factor and save a corpus that fills its blocks, and others so many times as large, streamed."""
+    filled = 4 * CORPUS * D_FF / BLOCK_BYTES
+    print(f"blocks of {BLOCK_BYTES / 1e6:.0f} MB; the smallest corpus fills {filled:.2f} of them; k = 10\n")
+    print(
+        f"{'method':8} {'tokens':>9} {'activations':>12} {'peak':>8} {'of the first':>13} {'seconds':>8} {'CPU':>7} {'error':>7}"
+    )
+    for method in methods:
+        peaks: list[int] = []
+        for n in (CORPUS * each for each in times):
             corpus = folder / f"corpus-{n}"
             if not (corpus / "_log").exists():
                 write_corpus(corpus, n)
@@ -117,21 +127,22 @@ def report_memory(folder: Path) -> None:
             peaks.append(said["peak"])
             raw, peak = f"{4 * n * D_FF / 1e6:.0f} MB", f"{said['peak'] / 1e6:.0f} MB"
             print(
-                f"{method:8} {n:9} {raw:>12} {peak:>9} {said['seconds']:8.1f} {said['passes']:7} {said['error']:7.4f}",
+                f"{method:8} {n:9} {raw:>12} {peak:>8} {peaks[-1] / peaks[0]:12.3f}× {said['seconds']:8.1f} {said['cpu']:7.1f} "
+                f"{said['error']:7.4f}",
                 flush=True,
             )
-        print(f"{'':8} ten times the tokens: {peaks[1] / peaks[0]:.3f}× the memory\n")
+        print()
 
 
 def peak_of(store: str, method: Any) -> dict[str, Any]:
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     opened = actlake.open(store)
     factors = opened.factors(10, method=method, in_memory_bytes=1 << 24)
     opened.save(factors, name=f"{method}, {os.getpid()}")
     lines = Path("/proc/self/status").read_text().splitlines()  # getrusage would count the parent's
     peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     seconds = time.perf_counter() - started
-    return {"peak": peak, "seconds": seconds, "passes": factors.n_iterations, "error": factors.error}
+    return {"peak": peak, "seconds": seconds, "cpu": time.process_time() - cpu, "error": factors.error}
 
 
 def write_corpus(folder: Path, n_tokens: int) -> None:

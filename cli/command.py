@@ -21,8 +21,11 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM came: what handles Ctrl-C handles it too."""
 
 
-def command(function: Callable[..., None]) -> click.Command:
-    """A command whose errors are one line on stderr, and a traceback only with `--debug`."""
+def command(
+    function: Callable[..., None], *, left: str = "what was committed is kept, and the same command goes on from there"
+) -> click.Command:
+    """A command whose errors are one line on stderr, and a traceback only with `--debug`. `left` says what there is after it was
+    interrupted."""
 
     @functools.wraps(function)
     def run(*args: Any, debug: bool, **kwargs: Any) -> None:
@@ -31,11 +34,9 @@ def command(function: Callable[..., None]) -> click.Command:
         except (click.ClickException, click.exceptions.Exit):
             raise
         except _Terminated:
-            _fail(
-                "terminated; what was committed is kept, and the same command goes on from there", debug=debug, code=143
-            )
+            _fail(f"terminated; {left}", debug=debug, code=143)
         except KeyboardInterrupt:
-            _fail("interrupted; what was committed is kept, and the same command goes on from there", debug=debug)
+            _fail(f"interrupted; {left}", debug=debug)
         except InvalidOption as error:
             _fail(str(error), debug=debug, code=2)
         except ActlakeError as error:

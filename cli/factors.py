@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from .printing import counter
 MOST_TOKENS, MOST_NEURONS = 8, 5
 
 
-@command
+@partial(command, left="factors are saved whole or not at all")
 @click.argument("store", type=str)
 @click.option(
     "--generation", "generations", multiple=True, type=int, metavar="N", help="Of these alone; may be repeated."

@@ -23,7 +23,7 @@ from .formats import FORMATS, Format, shown, table_text, write_rows
 from .generation import Generation
 from .heat_map import NEURON_ORDERS, HeatMap, NeuronOrder
 from .limits import Limits
-from .listing import ORDERS, Found, Order, find_generations_sql
+from .listing import ORDERS, Found, Order, find_generations_sql, runs_with_generations
 from .neuron import SIGNS, Neuron, Sign
 from .nmf import NMF
 from .provenance import Provenance
@@ -81,6 +81,7 @@ __all__ = [
     "factorize",
     "find_generations_sql",
     "rows_of",
+    "runs_with_generations",
     "saliency_matrix",
     "saved_factors",
     "shown",

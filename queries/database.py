@@ -4,15 +4,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from threading import Event
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as pads
 
-from ..errors import InvalidOption, PromptsNotKept, RunNotFound, UnknownLayer, UnknownNeuron
+from ..errors import InvalidOption, PromptsNotKept, RunNotFound
 from ..store import (
     TABLES,
     Batch,
@@ -25,13 +26,12 @@ from ..store import (
     partly_indexed,
     save_factorization,
     save_label,
-    shapes,
 )
-from ..store.neurons import Some, some_neurons, with_neurons
+from ..store.neurons import Some, some_neurons
 from ..store.shapes import shape_of
 from .catalog import dot_command
 from .connection import Database, empty_files
-from .corpus_tokens import token_numbers
+from .corpus_tokens import texts_of
 from .export import export
 from .factor_corpus import IN_MEMORY, factors_of_slice
 from .factor_slice import Slice
@@ -45,14 +45,14 @@ from .limits import Limits
 from .listing import Found, Order, find_generations, metadata_values
 from .neuron import Neuron, neuron_of
 from .neuron_values import NeuronReader
-from .nmf import Progress
 from .provenance import Provenance, parsed, prompt_record
-from .responding import moments
+from .responding import responding
 from .sandbox import QueryResult, Sandbox
 from .saved import factorization_of, factors_of
 from .script import views_script
-from .selection import selected_tokens, selection_query
-from .similarity import MOST_NEURONS, cka_of_layers, correlations_of_neurons
+from .selection import selection_query
+from .similarity import LayerSample, LayerValues, layer_similarity, neuron_similarity
+from .work import Progress
 
 if TYPE_CHECKING:
     from datasets import IterableDatasetDict
@@ -288,6 +288,12 @@ class Store:
             _snapshot=self.snapshot,
         )
 
+    def texts(self, generation_ids: Sequence[int]) -> pd.DataFrame:
+        """The tokens of whole generations, in order: generation_id, position, token, is_generated, is_special. A generation
+        that is not there has none."""
+        columns = ("token", "is_generated", "is_special")
+        return texts_of(self.snapshot, self._reader, generation_ids, columns).to_pandas()
+
     def factorizations(self) -> pd.DataFrame:
         """The rows of `factorizations`, by factorization_id."""
         return self._frame("select * from factorizations order by factorization_id")
@@ -328,7 +334,8 @@ class Store:
             where=where,
             selected=None if where is None else self._tokens_where(where),
         )
-        return factors_of_slice(of, options, in_memory=in_memory_bytes, cancel=cancel, on_progress=on_progress)
+        found = factors_of_slice(of, options, in_memory=in_memory_bytes, cancel=cancel, on_progress=on_progress)
+        return replace(found, store=self)
 
     def _tokens_where(self, predicate: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Ids and positions of the tokens for which a condition that someone else wrote holds, in order. Raises QueryError."""
@@ -339,7 +346,8 @@ class Store:
 
     def factorization(self, factorization_id: int) -> Factors:
         """Factors that were saved. Raises FactorizationNotFound."""
-        return factors_of(factorization_id, self.snapshot, self._reader)
+        found = factors_of(factorization_id, self.snapshot, self._reader)
+        return replace(found, store=self, factorization_id=factorization_id)
 
     def save(self, factors: Factors, name: str | None = None) -> int:
         """Keep factors in the tables `factorizations`, `factor_tokens` and `factor_neurons`; gives the factorization_id.
@@ -402,56 +410,33 @@ class Store:
         if unknown := set(wanted) - set(described.key):
             raise InvalidOption("wanted", sorted(unknown), f"{table} is narrowed by {', '.join(described.key)}")
         if table == "activation_vectors":
-            return self._activations(wanted)
+            return self._neurons.activations(wanted)
         return self._reader.batches(self.snapshot, table, wanted)
 
-    def _activations(self, wanted: Mapping[str, int | tuple[int, int]]) -> Iterator[Batch]:
-        batches = self._reader.batches(self.snapshot, "activation_vectors", wanted)
-        return with_neurons(batches, some_neurons(self.snapshot, self._reader))
-
     def responding(
-        self, predicate: str, layers: Sequence[int] | None = None, *, run_id: int | None = None, special: bool = False
+        self,
+        predicate: str,
+        layers: Sequence[int] | None = None,
+        *,
+        run_id: int | None = None,
+        special: bool = False,
+        cancel: Event | None = None,
+        on_progress: Progress | None = None,
     ) -> pd.DataFrame:
         """Neurons by how much they prefer the positions where `predicate` holds, the greatest preference first.
 
         `predicate` is a SQL condition on the columns of `tokens` and `generations`: `"token = '.'"`, `"rank > 1"`,
         evaluated as in `read_sql`. Columns: layer, neuron, n_selected, mean_selected, mean_others, and
         effect_size: the difference of the means in pooled standard deviations (Cohen 1988, d). A position counts where
-        the neuron was recorded. All runs together unless
-        `run_id` names one; special tokens are left out unless told. Cost: one pass over the layers' vectors.
+        the neuron was recorded. Over all runs that recorded these layers, unless `run_id` names one; special tokens are left out
+        unless told. Cost: one pass over the layers' vectors; `cancel`, once set, ends it, and `on_progress` is told of tokens,
+        once for each layer.
 
-        Raises QueryError, QueryStopped, UnknownLayer, RunNotFound; InvalidOption when the predicate holds nowhere, or everywhere.
+        Raises QueryError, QueryStopped, UnknownLayer, RunNotFound, Cancelled; InvalidOption where runs of several models have
+        such neurons, or when the predicate holds nowhere, or everywhere.
         """
-        known = sorted({layer for shape in shapes(self.snapshot, self._reader).values() for layer in shape.layers})
-        asked = known if layers is None else sorted(set(layers))
-        if not asked or set(asked) - set(known):
-            raise UnknownLayer(sorted(set(asked) - set(known)), known)
-        runs = len(self.snapshot.reservations)
-        if run_id is not None and not 0 <= run_id < runs:
-            raise RunNotFound(run_id, runs)
-        corpus = self._neurons.tokens
-        counts = self._neurons.in_runs(range(runs) if run_id is None else [run_id])
-        if not special:
-            counts &= ~corpus.is_special
-        holds = corpus.marked(selected_tokens(self.read_sql, predicate, len(corpus)))[counts]
-        numbers = corpus.numbers[counts]
-        selected = pd.DataFrame({"generation_id": numbers >> 32, "position": numbers & 0xFFFFFFFF, "selected": holds})
-        n_selected = int(selected["selected"].sum())
-        if n_selected in (0, len(selected)):
-            where = "at no position" if n_selected == 0 else f"at all {n_selected} positions"
-            raise InvalidOption("predicate", predicate, f"it holds {where}, so there is nothing to compare")
-        wanted: dict[str, int | tuple[int, int]] = {"layer": (asked[0], asked[-1])}
-        if run_id is not None:
-            ids = self.snapshot.reservations[run_id].generation_ids
-            wanted["generation_id"] = (ids.start, ids.stop - 1)
-        found = moments(self._activations(wanted), selected)
-        frames = [frame for layer in asked if layer in found if len(frame := found[layer].frame(layer))]
-        if not frames:
-            where = "at none, or at all, of the positions whose activations were recorded"
-            raise InvalidOption("predicate", predicate, f"it holds {where}, so there is nothing to compare")
-        return pd.concat(frames, ignore_index=True).sort_values(
-            "effect_size", ascending=False, ignore_index=True, kind="stable"
-        )
+        options: dict[str, Any] = {"run_id": run_id, "special": special, "cancel": cancel, "on_progress": on_progress}
+        return responding(self._neurons, self.read_sql, predicate, layers, **options)
 
     def neuron(
         self,
@@ -490,42 +475,25 @@ class Store:
         layers: Sequence[int] | None = None,
         *,
         run_id: int | None = None,
-        of: Literal["activations", "hidden_states"] = "activations",
+        of: LayerValues = "activations",
         most_tokens: int = 1000,
         debiased: bool = False,
         special: bool = False,
         seed: int = 0,
+        cancel: Event | None = None,
+        on_progress: Progress | None = None,
     ) -> pd.DataFrame:
         """Linear CKA of each two layers (all that were recorded, unless told), as a square frame by layer: 1 where their values
         at the same tokens are the same up to rotation and scale.
 
         Over at most `most_tokens` tokens of one run, drawn from generations that are drawn, so that cost and memory do not
         grow with the corpus: 4 bytes × tokens × all values of a token. See `queries.similarity.cka_of_layers` for `debiased`.
-        Raises RunNotFound, NotRecorded, UnknownLayer; InvalidOption where there are several runs and none is named.
+        `cancel`, once set, ends it between generations and layers; `on_progress` is told of tokens read and layers compared.
+        Raises RunNotFound, NotRecorded, UnknownLayer, Cancelled; InvalidOption where there are several runs and none is named.
         """
-        if of not in ("activations", "hidden_states"):
-            raise InvalidOption("of", of, "choose one of activations, hidden_states")
-        if run_id is None and len(self.snapshot.reservations) > 1:
-            raise InvalidOption("run_id", None, "name one of the runs")
-        corpus, random = self._neurons.tokens, np.random.default_rng(seed)
-        numbers = corpus.numbers[self._neurons.in_runs([self.run(run_id or 0).row["run_id"]])]
-        parts: list[np.ndarray] = []
-        asked: tuple[int, ...] = ()
-        for generation_id in random.permutation(np.unique(numbers >> 32)).tolist():
-            generation = self.generation(generation_id)
-            recorded = generation.layers if of == "activations" else generation.hidden_layers
-            asked = tuple(recorded if layers is None else dict.fromkeys(layers))
-            rows = generation.activations(asked) if of == "activations" else generation.hidden_states(asked)
-            places = corpus.places(token_numbers(np.array([generation_id]), generation.layer_positions))
-            kept = rows.reshape(len(rows), len(asked), -1)
-            parts.append(kept if special else kept[~corpus.is_special[places]])
-            if sum(map(len, parts)) >= 2 * most_tokens:
-                break
-        values = np.concatenate(parts) if parts else np.empty((0, 0, 0), np.float32)
-        drawn = np.sort(random.choice(len(values), min(most_tokens, len(values)), replace=False))
-        by_layer = {layer: values[drawn, number] for number, layer in enumerate(asked)} or {0: values}
-        index = pd.Index(asked, name="layer")
-        return pd.DataFrame(cka_of_layers(by_layer, debiased=debiased), index=index, columns=index)
+        asked = LayerSample(layers, run_id, of, most_tokens, special, seed)
+        options: dict[str, Any] = {"debiased": debiased, "cancel": cancel, "on_progress": on_progress}
+        return layer_similarity(self._neurons, self.generation, asked, **options)
 
     def neuron_similarity(
         self,
@@ -535,29 +503,19 @@ class Store:
         run_id: int | None = None,
         where: str | None = None,
         special: bool = False,
+        cancel: Event | None = None,
+        on_progress: Progress | None = None,
     ) -> pd.DataFrame:
         """The correlation (Pearson's r) of each two neurons of a layer (all that were recorded, unless told; at most 4,096), as a
-        square frame by neuron. Over the tokens that `where` selects, as in `neuron`. Cost: one pass over the layer's vectors.
+        square frame by neuron. Over the tokens that `where` selects, as in `neuron`. Cost: one pass over the layer's vectors;
+        `cancel`, once set, ends it, and `on_progress` is told of tokens.
 
-        Raises UnknownLayer, UnknownNeuron, RunNotFound, QueryError; InvalidOption for too many neurons, or several models.
+        Raises UnknownLayer, UnknownNeuron, RunNotFound, QueryError, Cancelled; InvalidOption for too many neurons, or several
+        models.
         """
-        reader, corpus = self._neurons, self._neurons.tokens
-        run_ids = reader.runs_with(layer, None, run_id)
-        recorded = set.intersection(*(set(reader.runs[each].shape.neurons) for each in run_ids))
-        asked = np.array(sorted(recorded if neurons is None else set(neurons)), np.int32)
-        if unknown := set(asked.tolist()) - recorded:
-            raise UnknownNeuron(sorted(unknown), reader.runs[run_ids[0]].shape.d_ff, sorted(recorded))
-        if not 0 < len(asked) <= MOST_NEURONS:
-            raise InvalidOption("neurons", f"{len(asked)} of them", f"name from 1 to {MOST_NEURONS} neurons")
-        wanted = reader.in_runs(run_ids)
-        if not special:
-            wanted &= ~corpus.is_special
-        if where is not None:
-            wanted &= corpus.marked(selected_tokens(self.read_sql, where, len(corpus)))
-        of_runs = [self.snapshot.reservations[each].generation_ids for each in run_ids]
-        generations = (min(ids.start for ids in of_runs), max(ids.stop for ids in of_runs) - 1)
-        batches = self._activations({"layer": layer, "generation_id": generations})
-        return correlations_of_neurons(batches, corpus, wanted, asked)
+        options: dict[str, Any] = {"run_id": run_id, "where": where, "special": special}
+        options |= {"cancel": cancel, "on_progress": on_progress}
+        return neuron_similarity(self._neurons, self.read_sql, layer, neurons, **options)
 
     def size(self) -> pd.DataFrame:
         """For each table its files, rows and bytes on disk."""

@@ -10,7 +10,7 @@ from .factor_slice import BLOCK_BYTES, Slice
 from .factor_stream import Passes, Prepared, factor_stream, look
 from .factorize import factorize, how_of, in_order, layer_scale
 from .factors import FactorOptions, Factors
-from .nmf import Progress
+from .work import Progress
 
 IN_MEMORY = 1 << 28
 """Activations of at most so many bytes are factored in memory; a few times as much is taken then."""

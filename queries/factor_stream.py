@@ -16,12 +16,14 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ..errors import Cancelled, InvalidOption
+from ..store.mapped import let_go
 from .decompositions import ICA, PCA, KMeans, nearest, one_hot, unmixed
 from .factor_slice import BLOCK_BYTES, Slice, Spool
 from .factorize import Found, How, prepared, shares
 from .factors import FactorOptions
-from .nmf import NMF, SWEEPS, Init, Progress, check_size, non_negative_weights
+from .nmf import NMF, SWEEPS, Init, check_size, non_negative_weights
 from .steps import error_of
+from .work import Progress
 
 MAX_PASSES = 20
 TOLERANCE = 1e-3
@@ -81,6 +83,8 @@ class Passes:
                 x = coming.result()
                 coming = ahead.submit(self.of.activations, blocks[number + 1]) if number + 1 < len(blocks) else None
                 yield rows, x
+                let_go(self.of.generation_id)
+                let_go(self.of.position)
                 self._n_done += rows.stop - rows.start
                 if self._on_progress:
                     self._on_progress(self._n_done, self._n_all)
@@ -163,6 +167,7 @@ def _nmf(x: Prepared, sample: Float32[np.ndarray, "s m"], options: FactorOptions
         gram += new.T.astype(np.float64) @ new - old.T.astype(np.float64) @ old
         product += (new - old).T @ block
         w[rows] = new
+        let_go(w)
 
     def step(n_sweeps: int) -> None:
         descend(h, gram.astype(np.float32), product.astype(np.float32), n_sweeps)
@@ -227,11 +232,13 @@ def _ica(x: Prepared, sample: Float32[np.ndarray, "s m"], options: FactorOptions
     w, unmixing = pca.tokens, np.linalg.pinv(mixing)
     for first in range(0, n, MOST_SCORES):
         w[first : first + MOST_SCORES] = w[first : first + MOST_SCORES] @ unmixing
+        let_go(w)
     gram, with_pca = np.zeros((options.k,) * 2), np.zeros((options.k,) * 2)
     for first in range(0, n, MOST_SCORES):
         sources = np.array(w[first : first + MOST_SCORES], np.float64)
         gram += sources.T @ sources
         with_pca += sources.T @ (sources @ mixing)
+        let_go(w)
     product = with_pca @ pca.components  # the sources' part of X lies in the span of pca's components
     return _found(x, w, h, gram, product, n_iterations, converged)
 
@@ -259,6 +266,7 @@ def _kmeans(x: Prepared, sample: Float32[np.ndarray, "s m"], options: FactorOpti
     for rows, block in x:
         ones = one_hot(nearest(block, centres), k)
         w[rows] = ones
+        let_go(w)
         gram += ones.T @ ones
         product += ones.T @ block
     counts = np.diag(gram)
@@ -275,6 +283,7 @@ def _scored(
     for rows, block in x:
         scores = block @ to_scores
         w[rows] = scores
+        let_go(w)
         gram += scores.T.astype(np.float64) @ scores
         product += scores.T @ block
     return _found(x, w, h, gram, product, n_passes, converged)

@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ..errors import Cancelled
+from ..store.mapped import let_go
 from .decompositions import ICA, PCA, KMeans
 from .factors import FactorOptions, Factors
-from .nmf import NMF, Estimator, Progress, check_size, checked, residual_norm
+from .nmf import NMF, Estimator, check_size, checked, residual_norm
+from .work import Progress
 
 SPLIT_ABOVE = 0.1
 """`auto` splits when negative activations hold more than this share of the energy of the middle layer by that share: about half
@@ -258,6 +260,7 @@ def _arranged(
     for first in range(0, len(tokens), 1 << 16):
         some = slice(first, first + (1 << 16))
         tokens[some] = tokens[some][:, order] * size
+        let_go(tokens)
     return tokens
 
 

@@ -41,6 +41,8 @@ class Factors(Displayed):
                 1 − error²
     stability   float64 [k], the mean cosine of the factor's weights with those of its match in reruns with other seeds; None
                 without reruns
+    store       the store whose corpus the tokens are of, for their texts; None of one generation's or of an array
+    factorization_id  the number that they were loaded by
     generation_id, position  int64 and int32 [tokens], the store's token that each row is of; None of an array
                 that is in no store
 
@@ -68,6 +70,8 @@ class Factors(Displayed):
     position: Int32[np.ndarray, "tokens"] | None = None
     neuron: Int32[np.ndarray, "d_ff"] | None = None
     generation: Any = field(default=None, compare=False)
+    store: Any = field(default=None, compare=False)
+    factorization_id: int | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         shape = f"{self.k} × {self.method} of {len(self.tokens)} tokens, layers {number_ranges(self.layers)}"
@@ -106,6 +110,33 @@ class Factors(Displayed):
         return pd.DataFrame(
             {"layer": layers[columns // d_ff], "neuron": neuron[columns % d_ff], "weight": weights[columns]}
         )
+
+    def contexts(self, tokens: pd.DataFrame, factor: int) -> pd.DataFrame:
+        """The whole generations of some tokens (as `top_tokens` gives them), of factors that a store has made or loaded: their
+        generation_id, position, token, is_generated, is_special and value (NaN where it was not factored).
+
+        Raises InvalidOption."""
+        if self.store is None or self.generation_id is None or self.position is None:
+            raise InvalidOption(
+                "factors", f"{self.k} factors", "these are not of a store's corpus, so their texts are not known"
+            )
+        self._checked(factor)
+        ids = np.unique(tokens["generation_id"]).tolist()
+        rows = self.store.texts(ids)
+        found = np.full(len(rows), np.nan, np.float32)
+        for generation_id in ids:
+            factored = slice(*np.searchsorted(self.generation_id, [generation_id, generation_id + 1]).tolist())
+            first = int(np.searchsorted(rows["generation_id"], generation_id))
+            found[first + self.position[factored]] = self.tokens[factored, factor]  # a generation's positions are dense
+        return rows.assign(value=found)
+
+    def labels(self) -> dict[int, str]:
+        """People's names of these factors, if they were loaded from a store."""
+        if self.store is None or self.factorization_id is None:
+            return {}
+        rows = self.store.labels()
+        mine = rows[(rows["factorization_id"] == self.factorization_id).fillna(False)]
+        return dict(zip(mine["factor"].tolist(), mine["label"].tolist(), strict=True))
 
     def _checked(self, factor: int) -> int:
         if not 0 <= factor < self.k:

@@ -18,9 +18,9 @@ from .factors import POSITIONS, FactorMethod, FactorOptions, Factors, Negatives,
 from .heat_map import HeatMap, NeuronOrder, heat_map
 from .integrated import Baseline, Rule, check_options, integrated_scores
 from .layers import predictions_after_layers, watched_after_layers
-from .nmf import Progress
 from .saliency import Method, SaliencyMatrix, check_method, merged, saliency_matrix, saliency_of_scores
 from .words import By, token_groups
+from .work import Progress, Work
 
 
 @dataclass(frozen=True, repr=False)
@@ -191,15 +191,17 @@ class Generation(Displayed):
         rule: Rule = "gausslegendre",
         target: GradientTarget | None = None,
         by: By = "token",
-        on_progress: Callable[[int, int], None] | None = None,
+        cancel: Event | None = None,
+        on_progress: Progress | None = None,
     ) -> SaliencyMatrix:
         """Shares of each input in each generated token (or those at `output_positions`) by integrated gradients, signed: a row's
         scores add up to what the embeddings, and not the `baseline` (zero, mean or pad), make of the token's target, but for
         `.deltas`, which shrink with `n_steps`.
 
         Computed by Captum with the model that the generation was captured with; `target` is the run's gradient_target unless
-        told (logit, where no gradients were recorded). Cost: `n_steps` forward and backward passes a token.
-        Raises InvalidOption, MissingLibrary. Source: Sundararajan, Taly & Yan 2017, arXiv:1703.01365.
+        told (logit, where no gradients were recorded). Cost: `n_steps` forward and backward passes a token; `cancel`, once
+        set, ends it within one of them, and `on_progress` is told of tokens. Raises InvalidOption, MissingLibrary, Cancelled.
+        Source: Sundararajan, Taly & Yan 2017, arXiv:1703.01365.
         """
         check_options(n_steps, baseline, rule)
         self._check_model(model)
@@ -213,13 +215,20 @@ class Generation(Displayed):
         if explained not in GRADIENT_TARGETS:
             raise InvalidOption("target", explained, f"choose one of {', '.join(GRADIENT_TARGETS)}")
         scores, deltas = np.zeros((len(asked), max(self.n_tokens - 1, 0))), np.zeros(len(asked))
+        work = Work("the attribution", len(asked), cancel, on_progress)
         for row, position in enumerate(asked):
             of_row, deltas[row] = integrated_scores(
-                model, ids, position, target=explained, n_steps=n_steps, baseline=baseline, rule=rule
+                model,
+                ids,
+                position,
+                target=explained,
+                n_steps=n_steps,
+                baseline=baseline,
+                rule=rule,
+                go_on=work.go_on,
             )
             scores[row, :position] = of_row
-            if on_progress:
-                on_progress(row + 1, len(asked))
+            work.did(1)
         matrix = SaliencyMatrix(scores, "integrated_gradients", explained, deltas=deltas)
         explanation = merged(matrix, self.groups(by), asked, by)
         explanation.generation = self

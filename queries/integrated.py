@@ -50,13 +50,15 @@ def integrated_scores(
     baseline: Baseline,
     rule: Rule,
     tokens_at_once: int = TOKENS_AT_ONCE,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Attributed:
     """The integrated gradients of a written token's target with respect to each embedding before it, summed over the
     embedding's values: float64 [output_position], and by how much they miss the completeness that they have in the limit
     (their sum less the difference of the target between the embeddings and the baseline).
 
     `target` is logit, logprob, or contrast (less the logit of the token that is the runner-up at the embeddings). Cost:
-    `n_steps` forward and backward passes over the text before the token. Needs Captum.
+    `n_steps` forward and backward passes over the text before the token; `go_on` is called before each, and may raise to end
+    it. Needs Captum.
     Source: Sundararajan, Taly & Yan 2017, arXiv:1703.01365.
     """
     import torch
@@ -66,8 +68,13 @@ def integrated_scores(
     embeddings = model.embedded(ids)[None]  # (1, pos, d_model)
     start = _start(model, embeddings, baseline)
     value = _target(model, ids, embeddings, int(token_ids[output_position]), target)
+
+    def watched(embedded: "Tensor") -> "Tensor":
+        go_on()
+        return value(embedded)
+
     with torch.enable_grad():
-        attributions, delta = IntegratedGradients(value).attribute(
+        attributions, delta = IntegratedGradients(watched).attribute(
             embeddings,
             start,
             n_steps=n_steps,

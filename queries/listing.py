@@ -45,6 +45,13 @@ _VALUES = """
         and dense_rank() over (order by key) <= $n_keys
     order by key, n_generations desc, value
 """
+_RUNS = """
+    select run_id, name, model, count(*) as n_generations
+    from runs
+    join generations using (run_id)
+    group by all
+    order by run_id
+"""
 
 
 @dataclass(frozen=True)
@@ -148,3 +155,10 @@ def metadata_values(store: "Store", n_values: int) -> pd.DataFrame:
     values = {"n_values": n_values, "n_keys": MOST_KEYS, "characters": MOST_VALUE_CHARACTERS}
     with store.reading(_VALUES, values) as rows:
         return rows.df()
+
+
+def runs_with_generations(store: "Store") -> pd.DataFrame:
+    """The runs that have generations: run_id, name, model, n_generations. One whose capture was broken off at once has none."""
+    with store.reading(_RUNS) as rows:
+        found: pd.DataFrame = rows.df()
+    return found

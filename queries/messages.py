@@ -12,8 +12,9 @@ _UNKNOWN_COLUMN = re.compile(r'does not have a column named "(?P<name>\w+)"')
 _SUGGESTION = re.compile(r'\s*Did you mean "[^"]*"\?')
 _ADVICE = re.compile(r"\s*Possible solutions:.*")
 _OVERLOADS = re.compile(r"\s*Candidate functions: (?P<list>.*)")
-_OF_A_KIND = re.compile(r"[A-Z][\w-]*( [\w-]+)* Error: ")
-"""What DuckDB's messages begin with, but for those of the libraries that take pages apart."""
+_OF_A_KIND = re.compile(r"(?!Invalid Error: )[A-Z][\w-]*( [\w-]+)* Error: ")
+"""What DuckDB's messages begin with, but for those of the libraries that take pages apart: these have no kind, or
+"Invalid Error" where one of DuckDB's own threads met them."""
 _MOST_OVERLOADS = 200  # characters; `+` has 60 of them
 
 

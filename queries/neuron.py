@@ -3,9 +3,10 @@
 Everything is taken from the neuron's values themselves, which are one small read, so that any filter gives exact numbers.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Event
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from .generation import generation_not_found
 from .neuron_values import NeuronReader, NeuronValues
 from .related import correlations
 from .selection import READ, selected_tokens
+from .work import Progress
 
 Sign = Literal["positive", "negative"]
 SIGNS: tuple[Sign, ...] = get_args(Sign)
@@ -199,16 +201,20 @@ class Neuron(Displayed):
         n: int = 10,
         layers: Sequence[int] | None = None,
         *,
-        on_progress: Callable[[int, int], None] | None = None,
+        cancel: Event | None = None,
+        on_progress: Progress | None = None,
     ) -> pd.DataFrame:
         """The neurons whose activations go with this one's, over its tokens: layer, neuron, correlation (Pearson's r), the
         farthest from 0 first. Of the same layer, unless `layers` are named.
 
-        Cost: one pass over the layers' vectors. Raises UnknownLayer, InvalidOption.
+        Cost: one pass over the layers' vectors; `cancel`, once set, ends it, and `on_progress` is told of tokens, once for each
+        layer. Raises UnknownLayer, InvalidOption, Cancelled.
         """
         _check_count("n", n)
         asked = [self.layer] if layers is None else sorted(set(layers))
-        frame = correlations(self._neurons, self._places, self.values, asked, self.run_ids, on_progress=on_progress)
+        frame = correlations(
+            self._neurons, self._places, self.values, asked, self.run_ids, cancel=cancel, on_progress=on_progress
+        )
         others = frame[(frame["layer"] != self.layer) | (frame["neuron"] != self.neuron)]
         order = np.argsort(-others["correlation"].abs().to_numpy(), kind="stable")
         return others.iloc[order[:n]].reset_index(drop=True)

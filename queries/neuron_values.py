@@ -1,7 +1,7 @@
 """One neuron's activations at all tokens of a snapshot, as an array: from the neuron-major projection, and what it has not yet
 from the token-major vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
 from ..errors import InvalidOption, RunNotFound, UnknownLayer, UnknownNeuron
-from ..store import Reader, Shape, Snapshot, partly_indexed
+from ..store import Batch, Reader, Shape, Snapshot, partly_indexed
 from ..store.neurons import some_neurons, with_neurons
 from ..store.shapes import run_of, shape_of
 from .corpus_tokens import CorpusTokens, texts_of, token_numbers
@@ -82,9 +82,7 @@ class NeuronReader:
 
         Raises UnknownLayer, UnknownNeuron, RunNotFound; InvalidOption where runs of several models have it.
         """
-        if run_id is not None and run_id not in self.runs:
-            raise RunNotFound(run_id, len(self.runs))
-        asked = {number: run for number, run in self.runs.items() if run_id in (None, number)}
+        asked = self._asked(run_id)
         with_layer = {number: run for number, run in asked.items() if layer in run.shape.layers}
         if not with_layer:
             raise UnknownLayer([layer], sorted({each for run in asked.values() for each in run.shape.layers}))
@@ -92,11 +90,33 @@ class NeuronReader:
         if not found:
             widest = max((run.shape for run in with_layer.values()), key=lambda shape: len(shape.neurons))
             raise UnknownNeuron([neuron or 0], widest.d_ff, widest.some_neurons)
+        return self._of_one_model(found)
+
+    def runs_with_any(
+        self, layers: Sequence[int] | None, run_id: int | None = None
+    ) -> tuple[tuple[int, ...], list[int]]:
+        """The runs that recorded any of these layers (or any at all), which must be of one model, and the layers, ascending.
+
+        Raises UnknownLayer, RunNotFound; InvalidOption where runs of several models have them.
+        """
+        asked = self._asked(run_id)
+        known = sorted({layer for run in asked.values() for layer in run.shape.layers})
+        wanted = known if layers is None else sorted(set(layers))
+        if not wanted or set(wanted) - set(known):
+            raise UnknownLayer(sorted(set(wanted) - set(known)), known)
+        found = {number: run for number, run in asked.items() if set(wanted) & set(run.shape.layers)}
+        return self._of_one_model(found), wanted
+
+    def _asked(self, run_id: int | None) -> dict[int, Run]:
+        if run_id is not None and run_id not in self.runs:
+            raise RunNotFound(run_id, len(self.runs))
+        return {number: run for number, run in self.runs.items() if run_id in (None, number)}
+
+    def _of_one_model(self, found: Mapping[int, Run]) -> tuple[int, ...]:
         if len({run.model_hash for run in found.values()}) > 1:
             models = "; ".join(f"run {number} is of {run.model}" for number, run in found.items())
-            raise InvalidOption(
-                "run_id", run_id, f"name a run, for a neuron of another model is another neuron: {models}"
-            )
+            how = f"name a run, for a neuron of another model is another neuron: {models}"
+            raise InvalidOption("run_id", None, how)
         return tuple(found)
 
     def in_runs(self, run_ids: Sequence[int]) -> Bool[np.ndarray, "tokens"]:
@@ -106,6 +126,11 @@ class NeuronReader:
             ids = self.snapshot.reservations[run_id].generation_ids
             marks[self.tokens.of_generations(ids.start, ids.stop)] = True
         return marks
+
+    def activations(self, wanted: Mapping[str, int | tuple[int, int]]) -> Iterator[Batch]:
+        """The rows of `activation_vectors` with these keys as arrays, each batch with the numbers of its neurons."""
+        batches = self.reader.batches(self.snapshot, "activation_vectors", wanted)
+        return with_neurons(batches, some_neurons(self.snapshot, self.reader))
 
     def values(self, layer: int, neuron: int) -> NeuronValues:
         """A neuron's activations in all runs. Cost: 4 bytes a token, read and decoded; of tokens that are not indexed,

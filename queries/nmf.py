@@ -6,7 +6,6 @@ error comes from the same products. The start is nndsvda, whose singular vectors
 beside neurons. Where a few neurons hold nearly all the energy (in most models they do), W is first found on those alone.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from threading import Event
 from typing import Any, Literal, Self
@@ -16,9 +15,9 @@ from jaxtyping import Float, Float32
 
 from ..errors import Cancelled, InvalidOption
 from .steps import OnCpu, Steps, steps_on
+from .work import Progress
 
 Init = Literal["nndsvda", "random"]
-Progress = Callable[[int, int], None]
 
 ALMOST_ALL, FEW = 0.998, 0.6
 """A first W is found on the columns that hold this share of the energy, if they are at most this share of the columns."""

@@ -1,6 +1,7 @@
 """Correlations of one neuron with others, over some tokens: one pass over the token-major vectors, in bounded memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from threading import Event
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from jaxtyping import Float32, Int32, Int64
 from ..store.neurons import some_neurons, with_neurons
 from .corpus_tokens import token_numbers
 from .neuron_values import NeuronReader
+from .work import Progress, Work
 
 
 class _Sums:
@@ -59,10 +61,12 @@ def correlations(
     layers: Sequence[int],
     run_ids: Sequence[int],
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    cancel: Event | None = None,
+    on_progress: Progress | None = None,
 ) -> pd.DataFrame:
     """layer, neuron and correlation of every neuron of these layers with `values`, which are of the tokens at `places` in the
-    corpus; a neuron that does not change has none, and no row. Raises UnknownLayer, InvalidOption.
+    corpus; a neuron that does not change has none, and no row. `on_progress` is told of tokens, once for each layer. Raises
+    UnknownLayer, InvalidOption, Cancelled.
     """
     for layer in layers:
         neurons.runs_with(layer, run_id=run_ids[0] if len(run_ids) == 1 else None)
@@ -70,13 +74,15 @@ def correlations(
     some = some_neurons(neurons.snapshot, neurons.reader)
     bounds = [neurons.snapshot.reservations[run_id].generation_ids for run_id in run_ids]
     generations = (min(ids.start for ids in bounds), max(ids.stop for ids in bounds) - 1)
+    work = Work("the search for related neurons", len(places) * len(layers), cancel, on_progress)
     frames = []
-    for number, layer in enumerate(layers):
+    for layer in layers:
         sums = _Sums()
         wanted: dict[str, int | tuple[int, int]] = {"layer": layer, "generation_id": generations}
         keys = ("generation_id", "position")
         batches = neurons.reader.batches(neurons.snapshot, "activation_vectors", wanted, keys=keys)
         for batch in with_neurons(batches, some):
+            work.go_on()
             at = neurons.tokens.places(token_numbers(*(batch.keys[name] for name in keys)))
             where = np.minimum(np.searchsorted(places, at), max(len(places) - 1, 0))
             rows = places[where] == at if len(places) else np.zeros(len(at), bool)
@@ -85,7 +91,7 @@ def correlations(
             assert batch.neurons is not None, "activations are given with their neurons"
             x = batch.vectors if rows.all() else batch.vectors[rows]
             sums.add(x, centred[where[rows]], batch.neurons)
+            work.did(len(x))
         frames.append(sums.frame(layer))
-        if on_progress:
-            on_progress(number + 1, len(layers))
+    work.end()
     return pd.concat(frames, ignore_index=True)

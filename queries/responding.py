@@ -3,13 +3,19 @@
 In SQL the same would be an unnest of every value of the corpus; here a batch of positions is one matrix product a moment.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from threading import Event
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32, Int32, Int64
 
+from ..errors import InvalidOption
 from ..store import Batch
+from .corpus_tokens import token_numbers
+from .neuron_values import NeuronReader
+from .selection import READ, selected_tokens
+from .work import Progress, Work
 
 
 class Moments:
@@ -56,16 +62,51 @@ class Moments:
         )
 
 
-def moments(batches: Iterable[Batch], selected: pd.DataFrame) -> dict[int, Moments]:
-    """The moments of each layer. `selected` has the positions that count, and whether the predicate holds there.
+def responding(
+    neurons: NeuronReader,
+    read_sql: READ,
+    predicate: str,
+    layers: Sequence[int] | None,
+    *,
+    run_id: int | None,
+    special: bool,
+    cancel: Event | None,
+    on_progress: Progress | None,
+) -> pd.DataFrame:
+    """What `Store.responding` gives."""
+    run_ids, asked = neurons.runs_with_any(layers, run_id)
+    corpus, counts = neurons.tokens, neurons.in_runs(run_ids)
+    if not special:
+        counts &= ~corpus.is_special
+    holds = corpus.marked(selected_tokens(read_sql, predicate, len(corpus)))[counts]
+    n_selected = int(holds.sum())
+    if n_selected in (0, len(holds)):
+        where = "at no position" if n_selected == 0 else f"at all {n_selected} positions"
+        raise InvalidOption("predicate", predicate, f"it holds {where}, so there is nothing to compare")
+    bounds = [neurons.snapshot.reservations[number].generation_ids for number in run_ids]
+    generations = (min(ids.start for ids in bounds), max(ids.stop for ids in bounds) - 1)
+    wanted: dict[str, int | tuple[int, int]] = {"layer": (asked[0], asked[-1]), "generation_id": generations}
+    work = Work("the search for responding neurons", len(holds) * len(asked), cancel, on_progress)
+    found = moments(neurons.activations(wanted), corpus.numbers[counts], holds, work)
+    frames = [frame for layer in asked if layer in found if len(frame := found[layer].frame(layer))]
+    if not frames:
+        where = "at none, or at all, of the positions whose activations were recorded"
+        raise InvalidOption("predicate", predicate, f"it holds {where}, so there is nothing to compare")
+    work.end()
+    return pd.concat(frames, ignore_index=True).sort_values(
+        "effect_size", ascending=False, ignore_index=True, kind="stable"
+    )
 
-    Its columns are generation_id, position and selected, sorted by the first two; a position that it lacks is left out.
-    """
-    known = _place(selected["generation_id"].to_numpy(), selected["position"].to_numpy())
-    holds = selected["selected"].to_numpy(dtype=bool)
+
+def moments(
+    batches: Iterable[Batch], known: Int64[np.ndarray, "tokens"], holds: Bool[np.ndarray, "tokens"], work: Work
+) -> dict[int, Moments]:
+    """The moments of each layer. `known` are the numbers of the tokens that count, ascending; others are left out. `holds` says
+    whether the predicate holds there."""
     found: dict[int, Moments] = {}
     for batch in batches:
-        wanted = _place(batch.keys["generation_id"], batch.keys["position"])
+        work.go_on()
+        wanted = token_numbers(batch.keys["generation_id"], batch.keys["position"])
         place = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
         counts = known[place] == wanted if len(known) else np.zeros(len(wanted), bool)
         layers = batch.keys["layer"]
@@ -77,9 +118,5 @@ def moments(batches: Iterable[Batch], selected: pd.DataFrame) -> dict[int, Momen
             vectors = batch.vectors if whole else batch.vectors[rows]
             assert batch.neurons is not None, "activations are given with their neurons"
             found[layer].add(vectors, holds[place if whole else place[rows]], batch.neurons)
+            work.did(len(vectors))
     return found
-
-
-def _place(generation_id: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """One number for each (generation, position), in their order."""
-    return generation_id.astype(np.int64) << 32 | position.astype(np.int64)

@@ -5,14 +5,19 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
 from ..errors import FactorizationNotFound, InvalidOption, check_text, number_ranges
 from ..store import Factorization, Reader, Snapshot, saved_tokens, shapes
+from ..store.mapped import let_go
 from .factor_slice import Spool
 from .factors import Factors
 from .generation import generation_not_found
 
 _LIBRARIES = ("actlake", "scikit-learn", "numpy")
+
+ROWS_AT_ONCE = 1 << 20
+"""Tokens of factors that are looked at together."""
 
 
 def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, reader: Reader) -> Factorization:
@@ -22,26 +27,27 @@ def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, rea
     if factors.generation_id is None or factors.position is None:
         how = "they are of an array that is in no store; make them with `store.generation(…).factors(…)`"
         raise InvalidOption("factors", f"{factors.k} factors", how)
-    ids, which = np.unique(factors.generation_id, return_inverse=True)
-    n_positions, d_ff = np.zeros(len(ids), np.int64), factors.neurons.shape[1] // len(factors.layers)
+    ids, n_positions = _generations(factors.generation_id, factors.position)
+    d_ff = factors.neurons.shape[1] // len(factors.layers)
     neurons = list(range(d_ff)) if factors.neuron is None else factors.neuron.tolist()
-    np.maximum.at(n_positions, which, factors.position + 1)
-    generations, wanted = ids.tolist(), (int(ids[0]), int(ids[-1]))
-    rows = reader.rows(snapshot, "generations", columns=["generation_id", "run_id", "n_tokens"], generation_id=wanted)
-    there, known = {row["generation_id"]: row for row in rows.to_pylist()}, shapes(snapshot, reader)
-    for generation_id, n in zip(generations, n_positions, strict=True):
-        if generation_id not in there:
-            raise generation_not_found(generation_id, snapshot, reader)
-        shape = known[there[generation_id]["run_id"]]
-        is_other = n > there[generation_id]["n_tokens"] or len(neurons) != d_ff or neurons != list(shape.neurons)
-        if is_other or set(factors.layers) - set(shape.layers):
-            how = f"generation {generation_id} of this store has other tokens, layers or neurons; save them where they are from"
-            raise InvalidOption("factors", f"{factors.k} factors", how)
+    columns = ["generation_id", "run_id", "n_tokens"]
+    rows = reader.rows(snapshot, "generations", columns=columns, generation_id=(int(ids[0]), int(ids[-1])))
+    known, run_ids, n_tokens = (rows.sort_by("generation_id")[name].to_numpy() for name in columns)
+    if len(missing := np.setdiff1d(ids, known)):
+        raise generation_not_found(int(missing[0]), snapshot, reader)
+    place = np.searchsorted(known, ids)
+    is_other = n_positions > n_tokens[place]
+    for run_id, shape in shapes(snapshot, reader).items():
+        if len(neurons) != d_ff or neurons != list(shape.neurons) or set(factors.layers) - set(shape.layers):
+            is_other |= run_ids[place] == run_id
+    if is_other.any():
+        how = f"generation {ids[is_other][0]} of this store has other tokens, layers or neurons; save them where they are from"
+        raise InvalidOption("factors", f"{factors.k} factors", how)
     return Factorization(
         name=name,
         method=factors.method,
         layers=factors.layers,
-        slice=_slice(factors, generations),
+        slice=_slice(factors, ids.tolist()),
         negatives=factors.negatives,
         scale_layers=factors.scale_layers,
         seed=factors.seed,
@@ -61,6 +67,24 @@ def factorization_of(factors: Factors, name: str | None, snapshot: Snapshot, rea
         halves=np.stack(np.split(factors.components, 2, axis=1)) if factors.negatives == "split" else None,
         mean=factors.mean,
     )
+
+
+def _generations(
+    generation_id: Int64[np.ndarray, "tokens"], position: Int32[np.ndarray, "tokens"]
+) -> tuple[Int64[np.ndarray, "generations"], Int64[np.ndarray, "generations"]]:
+    """The generations of tokens that may be on disk, ascending, and how many positions they have at least."""
+    parts, ends = [], []
+    for first in range(0, len(generation_id), ROWS_AT_ONCE):
+        some = slice(first, first + ROWS_AT_ONCE)
+        parts.append(np.unique(generation_id[some]))
+        ends.append(np.zeros(len(parts[-1]), np.int64))
+        np.maximum.at(ends[-1], np.searchsorted(parts[-1], generation_id[some]), position[some] + 1)
+        let_go(generation_id)
+        let_go(position)
+    ids, which = np.unique(np.concatenate(parts), return_inverse=True)
+    n_positions = np.zeros(len(ids), np.int64)
+    np.maximum.at(n_positions, which, np.concatenate(ends))
+    return ids, n_positions
 
 
 def _slice(factors: Factors, generations: list[int]) -> dict[str, str]:

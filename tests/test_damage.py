@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import stores
 from actlake.errors import ActlakeError, CorruptFile, CorruptLog, FormatTooNew, MissingFile
+from actlake.queries.messages import says_of_no_file
 from actlake.store import (
     TABLES,
     Commit,
@@ -538,3 +539,16 @@ def test_a_page_whose_header_duckdb_cannot_read_is_named_by_sandboxed_sql_and_an
             with pytest.raises(CorruptFile, match=re.escape(path.name)):
                 ask()
     assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "is_of_no_file"),
+    [
+        ("don't know what type: \x0f", True),
+        ("Invalid Error: don't know what type: \x0f", True),  # from one of DuckDB's own threads
+        ("Invalid Input Error: read error", False),
+        ("IO Error: No files found", False),
+    ],
+)
+def test_an_error_of_a_page_is_known_from_whichever_thread_met_it(said: str, is_of_no_file: bool) -> None:
+    assert says_of_no_file(duckdb.Error(said)) == is_of_no_file

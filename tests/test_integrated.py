@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from threading import Event
 
 import actlake
 import numpy as np
 import pytest
 import torch
 from actlake.capture import Model
-from actlake.errors import InvalidOption, MissingLibrary
+from actlake.errors import Cancelled, InvalidOption, MissingLibrary
 from actlake.queries.integrated import check_options
 
 
@@ -97,6 +98,27 @@ def test_words_and_some_outputs_can_be_asked_for(toy_model: Model, generation: a
     assert words.scores is not None
     assert tokens.scores is not None
     assert words.scores.sum() == pytest.approx(tokens.scores.sum(), rel=1e-6)
+
+
+def test_it_ends_within_a_token_when_it_is_told(toy_model: Model, generation: actlake.Generation) -> None:
+    cancel, n_passes, said = Event(), 0, []
+
+    def count(*_: object) -> None:
+        nonlocal n_passes
+        n_passes += 1
+        if n_passes == 3:
+            cancel.set()
+
+    hook = toy_model.network.register_forward_pre_hook(count)
+    try:
+        with pytest.raises(Cancelled, match="the attribution was cancelled"):
+            generation.integrated_gradients(
+                toy_model, n_steps=2000, cancel=cancel, on_progress=lambda *done: said.append(done)
+            )
+    finally:
+        hook.remove()
+    assert n_passes == 3
+    assert said == []
 
 
 def test_a_model_in_half_precision_is_computed_in_float32(toy_folder: Path, generation: actlake.Generation) -> None:

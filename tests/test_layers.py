@@ -111,3 +111,16 @@ def test_positions_that_were_not_recorded_are_not_asked_about(toy_model: Model, 
     recorded, later = generation.layer_predictions(), generation.layer_predictions(toy_model)
     assert later[["position", "layer"]].to_numpy().tolist() == recorded[["position", "layer"]].to_numpy().tolist()
     np.testing.assert_array_equal(later["rank"], recorded["rank"])
+
+
+def test_a_question_costs_one_pass_of_the_head_for_each_layer(
+    store: actlake.Store, any_model: Model, lens: str
+) -> None:
+    generation, passes = store.generation(0), []
+    generation.watched(any_model, [7], 2, lens=lens)  # proves once that the head can be asked
+    handle = any_model.network.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        generation.watched(any_model, [7], 2, lens=lens)
+    finally:
+        handle.remove()
+    assert len(passes) == 3

@@ -183,7 +183,9 @@ def test_related_neurons_are_those_that_numpy_finds(store: actlake.Store) -> Non
     }
     seen: list[tuple[int, int]] = []
     found = store.neuron(LAYER, NEURON).related(100, stores.LAYERS, on_progress=lambda *done: seen.append(done))
-    assert seen == [(1, 2), (2, 2)]
+    n = int(kept.sum())  # tokens, of each layer
+    assert (n, 2 * n) in seen
+    assert seen[-1] == (2 * n, 2 * n)
     assert len(found) == 2 * stores.D_FF - 1
     for row in found.itertuples():
         r = np.corrcoef(by_layer[LAYER][:, NEURON], by_layer[row.layer][:, row.neuron])[0, 1]
@@ -239,6 +241,14 @@ def test_runs_of_another_model_are_kept_apart(
     assert store.neuron(1, 30).run_ids == (0,)
     assert store.neuron(2, 3).run_ids == (0,)
     assert set(store.neuron(1, 3, run_id=1).activations()["generation_id"]) == {1}
+    with pytest.raises(InvalidOption, match=r"run 0 is of .*; run 1 is of"):
+        store.responding("is_generated")
+    of_both = store.sql(
+        "select run_id, count(*) filter (is_generated) from tokens join generations using (generation_id) group by all"
+    )
+    n_written = dict(of_both.fetchall())
+    assert set(store.responding("is_generated", run_id=1)["n_selected"]) == {n_written[1]}
+    assert set(store.responding("is_generated", layers=[2])["n_selected"]) == {n_written[0]}
 
 
 def test_of_some_neurons_those_that_were_recorded_are_there(tmp_path: Path, toy_folder: Path) -> None:

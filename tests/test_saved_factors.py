@@ -17,6 +17,9 @@ from actlake.errors import ActlakeError
 from actlake.queries import FactorOptions, Factors, factorize
 from actlake.queries.saved import factorization_of
 from actlake.store import Commit, Location, Log, Reader, Snapshot, compact, gc, index, save_factorization, verify
+from actlake.ui.corpus_factors import FactorsAddress, factorization_payload
+from actlake.ui.factor_cards import corpus_factors_payload
+from actlake.ui.notebook import html_of
 
 LAYERS = (3, 0)
 """Of the generations, in an order of their own."""
@@ -328,7 +331,7 @@ class TestDamage:
     def test_a_number_that_is_there_twice_is_found(self, saved: Location) -> None:
         (file,) = Log(saved).snapshot().of("factorizations", factorization_id=1)
         twin = replace(file, path=file.path.replace(".parquet", "-twin.parquet"))
-        saved.write(twin.path, saved.read(file.path))
+        saved.put_if_absent(twin.path, saved.read(file.path))
         Log(saved).commit(lambda _: Commit("double", "double", [twin]))
         assert verify(saved).problems == ("factorization 1 is there 2 times",)
 
@@ -338,6 +341,25 @@ class TestDamage:
         log.commit(lambda _: Commit("lose", "lose", remove=lost))
         problems = verify(saved).problems
         assert "there are rows of factor_tokens of generation 1, which is not in generations" in problems
+
+
+def test_what_an_older_version_did_not_keep_of_factors_is_said_to_be_unknown(location: Location) -> None:
+    store = actlake.open(location.uri)
+    number = store.save(store.factors(2))
+    kept = store.factorization(number)
+    stores.as_of_format(location, 4)
+    opened = actlake.open(location.uri)
+    assert verify(location, deep=True).ok
+    old = opened.factorization(number)
+    np.testing.assert_array_equal(old.tokens, kept.tokens)
+    np.testing.assert_array_equal(old.neurons, kept.neurons)
+    assert np.isnan(old.explained).all()
+    assert old.stability is None
+    assert "nan" not in repr(old).lower()
+    for payload in (corpus_factors_payload(old), factorization_payload(opened, FactorsAddress(number))):
+        assert [card["explained"] for card in payload["factorization"]["cards"]] == [None, None]
+        assert json.loads(json.dumps(payload, allow_nan=False)) == payload
+    assert html_of(old) is not None
 
 
 def test_a_store_of_format_2_has_no_saved_factors_and_takes_some(location: Location) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import actlake
 import numpy as np
 import pytest
 import stores
-from actlake.errors import ActlakeError, InvalidOption, UnknownLayer, UnknownNeuron
+from actlake.errors import ActlakeError, Cancelled, InvalidOption, UnknownLayer, UnknownNeuron
 from actlake.queries.similarity import cka_of_layers
 from actlake.store import Location
 
@@ -100,3 +103,29 @@ def test_a_predicate_of_responding_reads_nothing_but_the_store(store: actlake.St
     secret.write_text("t1")
     with pytest.raises(ActlakeError, match="disabled"):
         store.responding(f"token = (select content from read_text('{secret}'))")
+
+
+LONG: dict[str, Callable[[actlake.Store], Callable[..., Any]]] = {
+    "layers": lambda store: store.layer_similarity,
+    "neurons": lambda store: lambda **more: store.neuron_similarity(3, **more),
+    "related": lambda store: lambda **more: store.neuron(3, 2).related(3, stores.LAYERS, **more),
+    "responding": lambda store: lambda **more: store.responding("position % 3 = 1", **more),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_what_is_long_says_how_far_it_is_and_ends_when_it_is_told(store: actlake.Store, what: str) -> None:
+    ask, said, cancel = LONG[what](store), [], Event()
+    ask(on_progress=lambda *done: said.append(done))
+    assert said == sorted(said)
+    assert said
+    assert said[-1][0] == said[-1][1]
+
+    def after_the_first(done: int, total: int) -> None:
+        assert not cancel.is_set(), "it went on"
+        cancel.set()
+
+    with pytest.raises(Cancelled, match="was cancelled; nothing of it was kept"):
+        ask(cancel=cancel, on_progress=after_the_first)
+    with pytest.raises(Cancelled):
+        ask(cancel=cancel)
