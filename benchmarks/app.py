@@ -12,11 +12,15 @@ import argparse
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import actlake
 import numpy as np
@@ -33,10 +37,13 @@ from actlake.store import (
     write_table,
 )
 from actlake.store.schema import RUNS
+from actlake.ui.document import Shown, document
+from actlake.ui.strip import float32_base64
 from main_job import spread
 from playwright.sync_api import Page, sync_playwright
 
 LAYER, NEURON = 4, 1234
+LONG, FACTORS = 2000, 12
 SERVE = """
 import sys, actlake
 from actlake.ui import serve
@@ -245,20 +252,70 @@ def recolour(page: Page, url: str, number: int) -> float:
     if page.url != address:
         opened(page, address, TOKEN)
         page.wait_for_timeout(3000)
+    return hovered(page, f'.token[data-position="{45 + number}"]')
+
+
+def hovered(page: Page, selector: str) -> float:
     return float(
         page.evaluate(
-            """(position) => new Promise((done) => {
-              const token = bench.deep((element) => element.matches(`.token[data-position="${position}"]`));
+            """(selector) => new Promise((done) => {
+              const element = bench.deep((one) => one.matches(selector));
               requestAnimationFrame(() => {
                 const start = performance.now(), channel = new MessageChannel();
                 channel.port1.onmessage = () => done(performance.now() - start);
-                token.dispatchEvent(new PointerEvent("pointerover", {bubbles: true, composed: true}));
+                element.dispatchEvent(new PointerEvent("pointerover", {bubbles: true, composed: true}));
                 channel.port2.postMessage(0);
               });
             })""",
-            45 + number,
+            selector,
         )
     )
+
+
+def recolour_long_by_factor(page: Page, url: str, number: int) -> float:
+    return recolour_long(page, 0, f'.spark[data-factor="{(number + 2) % FACTORS}"]')
+
+
+def recolour_long_by_saliency(page: Page, url: str, number: int) -> float:
+    return recolour_long(page, 1, f'.token[data-position="{LONG // 2 + number + 2}"]')
+
+
+def recolour_long(page: Page, view: int, selector: str) -> float:
+    """The same of a strip of 2,000 tokens, on a page of its own that shows what is seen of it."""
+    address = f"{long_strip().as_uri()}#[{view},{{}}]"
+    if unquote(page.url) != address:
+        page.goto("about:blank")
+        page.goto(address)
+        page.wait_for_timeout(2000)
+    taken = hovered(page, selector)
+    page.wait_for_timeout(400)  # for what is out of sight
+    return taken
+
+
+@cache
+def long_strip() -> Path:
+    """A saved page with a strip of 2,000 tokens, coloured by 12 factors and by saliency."""
+    random = np.random.default_rng(0)
+    words = np.array([" the", " of", "ing", " state", ",", " model", "\n", " quick", ".", "es", " 12"])
+    numbers, none = list(range(LONG)), [None] * LONG
+    tokens: dict[str, Any] = {
+        "text": random.choice(words, LONG).tolist(),
+        "first": numbers,
+        "last": numbers,
+        "id": numbers,
+    }
+    tokens |= {"generated": [n >= LONG // 2 for n in numbers], "special": [False] * LONG}
+    tokens |= dict.fromkeys(("role", "logprob", "rank", "entropy"), none)
+    both = {"n_prompt": LONG // 2, "tokens": tokens}
+    values = random.exponential(size=(LONG, FACTORS)).astype(np.float32)
+    factors = {"k": FACTORS, "layers": [0], "error": 0.5, "explained": None, "stability": None, "labels": {}}
+    shares = random.dirichlet(np.full(LONG, 0.02), size=LONG // 2).astype(np.float32)
+    saliency = {"method": "grad_x_input", "signed": False, "masked": False, "outputs": numbers[LONG // 2 :]}
+    by_factor = {"kind": "factors", **both, "factors": factors | {"values": float32_base64(values)}}
+    by_saliency = {"kind": "saliency", **both, "saliency": saliency | {"shares": float32_base64(shares)}}
+    path = Path(tempfile.mkdtemp(prefix="actlake-")) / "long.html"
+    path.write_text(document("2,000 tokens", [Shown("Factors", by_factor), Shown("Saliency", by_saliency)]), "utf-8")
+    return path
 
 
 def run_query(page: Page, url: str, number: int) -> float:
@@ -277,6 +334,8 @@ QUERY = "select+token,+count(*)+as+n+from+tokens+where+position+%3E+{}+group+by+
 QUESTIONS = [
     Question("open a generation", 300, open_generation),
     Question("hover to recolour", 16, recolour),
+    Question("… 2,000 tokens by one of 12 factors", 16, recolour_long_by_factor),
+    Question("… 2,000 tokens by saliency", 16, recolour_long_by_saliency),
     Question("one layer's factors, with its page", 1000, open_factors),
     Question("a neuron's page", 300, open_neuron),
     Question("the corpus's page", 1000, open_corpus),

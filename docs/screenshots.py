@@ -6,6 +6,7 @@ That of the layers needs a store with layer predictions: python docs/screenshots
 """
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -16,7 +17,8 @@ import actlake
 from actlake.ui import serve
 from playwright.sync_api import Page, sync_playwright
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).resolve().parent / "images"
+NAME = "demo"
 DRAWN = """() => new Promise((done) => {
   const look = () => document.getElementById("early") || document.querySelector(".bk-busy") ? setTimeout(look, 50) : done();
   look();
@@ -35,7 +37,7 @@ class Picture:
 
 
 PICTURES = {
-    "corpus": Picture("", 700),
+    "corpus": Picture("", 740),
     "saliency": Picture("generation?id=8&view=saliency&output=19&detail=1"),
     "factors": Picture("generation?id=5&view=factors&k=6&layers=8-11"),
     "activations": Picture("generation?id=3&view=activations&layer=4"),
@@ -54,9 +56,9 @@ def main(store: str = "actlake-demo", *names: str) -> None:
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        copy = Path(folder) / "actlake-demo"
-        shutil.copytree(store, copy)
-        opened = actlake.open(copy)
+        shutil.copytree(store, Path(folder) / NAME)
+        os.chdir(folder)  # so that the pages show a name, and no path of this machine
+        opened = actlake.open(NAME)
         opened.save(opened.factors(8, layers=[4], reruns=2), "layer 4 of everything")
         opened.save(opened.factors(5, layers=[8, 9], method="pca", positions="generated"), "what was generated")
         with serve(opened, port=0, block=False) as server:

@@ -1,7 +1,7 @@
 """Who may see the app: this machine alone, or people with a password, or people whom an OAuth provider knows.
 
-Panel's own means do it (`pn.config.oauth_provider` and its variables in the environment); a login page that loads nothing from
-another host, a password compared in constant time and few attempts a minute are added.
+Panel's own means do it; a login page that loads nothing from another host, a password compared in constant time and few
+attempts a minute are added, and what `oauth` says.
 """
 
 import hmac
@@ -15,19 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import panel as pn
-from panel.auth import (
-    AUTH_PROVIDERS,
-    BasicAuthProvider,
-    BasicLoginHandler,
-    LogoutHandler,
-    OAuthProvider,
-    _validate_next_url,
-)
-from tornado.web import HTTPError, RequestHandler
+from panel.auth import BasicAuthProvider, BasicLoginHandler, _validate_next_url
+from tornado.web import RequestHandler
 
 from ..errors import InvalidOption
+from .guarded import Guarded
 from .modules import STATIC
+from .oauth import PROVIDERS, OAuth, forget
 from .page import THEME_CSS, css
 
 ATTEMPTS, ATTEMPTS_SECONDS = 5, 60.0
@@ -54,12 +48,12 @@ class Access:
         if self.password is not None and self.oauth_provider:
             raise InvalidOption("oauth_provider", self.oauth_provider, "choose it or a password")
         if self.oauth_provider:
-            if self.oauth_provider not in AUTH_PROVIDERS:
-                raise InvalidOption("oauth_provider", self.oauth_provider, f"choose one of {', '.join(AUTH_PROVIDERS)}")
+            if self.oauth_provider not in PROVIDERS:
+                raise InvalidOption("oauth_provider", self.oauth_provider, f"choose one of {', '.join(PROVIDERS)}")
             if not self.allowed_users:
                 wanted = "say who may come in, with --allow-user (a name, a mail address, @example.org, or '*' for all)"
                 raise InvalidOption("oauth_provider", self.oauth_provider, wanted)
-            if missing := [name for name in ("PANEL_OAUTH_KEY", "PANEL_OAUTH_SECRET") if not os.environ.get(name)]:
+            if missing := [name for name in needed(self.oauth_provider) if not os.environ.get(name)]:
                 raise InvalidOption("oauth_provider", self.oauth_provider, f"set {' and '.join(missing)}")
         if not (is_loopback(address) or self.password is not None or self.oauth_provider or self.insecure):
             wanted = (
@@ -74,9 +68,18 @@ class Access:
             return {}
         given: dict[str, Any] = {"cookie_secret": os.environ.get("PANEL_COOKIE_SECRET") or secrets.token_urlsafe(32)}
         if self.oauth_provider:
-            pn.config.param.update(oauth_provider=self.oauth_provider)
-            return given | {"auth_provider": _OAuth(self.allowed_users)}
+            return given | {"auth_provider": OAuth(self.oauth_provider, self.allowed_users)}
         return given | {"auth_provider": _Password(str(self.password))}
+
+
+def needed(oauth_provider: str) -> list[str]:
+    """The variables of the environment without which a provider cannot be asked."""
+    names = ["PANEL_OAUTH_KEY"]
+    if oauth_provider != "auth_code":  # which proves itself by a challenge (PKCE)
+        names.append("PANEL_OAUTH_SECRET")
+    if oauth_provider in ("auth_code", "generic"):
+        names += ["PANEL_OAUTH_AUTHORIZE_URL", "PANEL_OAUTH_TOKEN_URL"]
+    return names
 
 
 def password_from(path: str | os.PathLike[str] | None, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -142,13 +145,13 @@ class _Password(BasicAuthProvider):
         return _Logout
 
 
-class _Login(BasicLoginHandler):
+class _Login(Guarded, BasicLoginHandler):
     password: str
     attempts: Attempts
 
     def get(self) -> None:
         if following := _validate_next_url(self.get_argument("next", None)):
-            self.set_cookie("next_url", following, httponly=True, samesite="Lax")
+            self.set_cookie("next_url", following)
         self._ask("")
 
     def post(self) -> None:
@@ -157,7 +160,7 @@ class _Login(BasicLoginHandler):
             self.set_status(429)
             self._ask("Too many attempts; wait a minute.")
         elif hmac.compare_digest(self.get_argument("password", "").encode(), self.password.encode()):
-            self.set_secure_cookie("user", "user", expires_days=1, httponly=True, samesite="Lax")
+            self.set_secure_cookie("user", "user", expires_days=1)
             self.redirect(_validate_next_url(self.get_cookie("next_url")) or "./")
         else:
             self.attempts.add(who)
@@ -170,45 +173,7 @@ class _Login(BasicLoginHandler):
         self.write(css(STATIC / "login.html").replace("/* theme */", css(THEME_CSS)).replace("<!-- problem -->", said))
 
 
-class _Logout(LogoutHandler):
+class _Logout(Guarded):
     def get(self) -> None:
-        for cookie in ("user", "id_token", "next_url"):
-            self.clear_cookie(cookie)
+        forget(self)
         self.redirect("./login")
-
-
-class _OAuth(OAuthProvider):
-    """Those of a provider's people who are allowed; the others are told so, on every route."""
-
-    def __init__(self, allowed: Sequence[str]) -> None:
-        self._allowed = tuple(allowed)
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    @property
-    def get_user_async(self) -> Any:
-        known = super().get_user_async
-
-        async def get_user(handler: RequestHandler) -> str | None:
-            user: str | None = await known(handler)
-            if user is not None and not is_allowed(user, self._allowed):
-                raise HTTPError(403, "%r may not come in here", user, reason="This account may not come in here")
-            return user
-
-        return get_user
-
-    @property
-    def logout_handler(self) -> type[RequestHandler]:
-        return _Logout
-
-
-def is_allowed(user: str, allowed: Sequence[str]) -> bool:
-    """Whether a name or a mail address is one of these.
-
-    >>> is_allowed("ann@example.org", ["@example.org"]), is_allowed("ann@example.org.evil", ["@example.org"])
-    (True, False)
-    """
-    name = user.casefold()
-    return any(
-        one == "*" or name == one.casefold() or (one.startswith("@") and name.endswith(one.casefold()))
-        for one in allowed
-    )

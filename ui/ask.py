@@ -6,19 +6,27 @@ is followed, and ended, by a hook on the network's forward pass: it runs once fo
 
 import logging
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..errors import ActlakeError, Cancelled, InvalidOption
 from ..queries import Store
+from ..store import DEFAULT_RECORDS, Record
 
 if TYPE_CHECKING:
-    from ..capture import Model
+    from ..capture import Model, Run
 
 MOST_NEW_TOKENS = 512
 MOST_CHARACTERS = 100_000
 MOST_WAITING = 20
+NAME_CHARACTERS = 60
+RECORDED: tuple[Record, ...] = (*DEFAULT_RECORDS, "hidden_states", "layer_predictions")
+"""What is recorded of a prompt, so that every view has something to show."""
+
+Result = TypeVar("Result")
 
 _askers: WeakKeyDictionary[Store, "Asker"] = WeakKeyDictionary()
 
@@ -65,9 +73,10 @@ class Asker:
     def is_loading(self) -> bool:
         return not self._model.done()
 
-    def model(self) -> "Model":
-        """The model, once it is there. Raises what loading it raised."""
-        return self._model.result()
+    def with_model(self, work: Callable[["Model"], Result]) -> Result:
+        """What `work` gives of the model, in the one thread that uses it: what is hooked into a network sees every pass of it, so
+        two at once would record one another's. Waits for those before it. Raises what loading the model raised."""
+        return self._line.submit(lambda: work(self._model.result())).result()
 
     @property
     def uri(self) -> str:
@@ -108,16 +117,12 @@ class Asked:
 
     def answer(self) -> int:
         """Captures the prompt; gives the number of its generation. Raises Cancelled, or what the capture raises."""
-        from ..capture import capture
-
         if self._cancelled.is_set():
             raise Cancelled("the prompt")
-        model = self._asker.model()
+        model = self._asker._model.result()
         hook = model.network.register_forward_pre_hook(lambda *_: self._passed())
         try:
-            run = capture(
-                self._asker.uri, model, [{"prompt": self._prompt, "asked": "in the app"}], index=False, **self._options
-            )
+            run = self._captured(model, RECORDED)
         except _Stopped:
             raise Cancelled("the prompt") from None
         finally:
@@ -125,6 +130,19 @@ class Asked:
         if run.skipped:
             raise InvalidOption("prompt", f"{self._prompt[:40]}…", str(run.skipped[0].reason))
         return run.first_generation_id
+
+    def _captured(self, model: "Model", record: Sequence[Record]) -> "Run":
+        """The run of this prompt alone; of a model whose residual stream cannot be recorded, without it."""
+        from ..capture import capture
+
+        prompt = {"prompt": self._prompt, "asked": "in the app"}
+        name = f"asked: {shorten(self._prompt, NAME_CHARACTERS, placeholder=' …') or self._prompt[:NAME_CHARACTERS]}"
+        try:
+            return capture(self._asker.uri, model, [prompt], record=record, name=name, index=False, **self._options)
+        except InvalidOption as error:
+            if error.args[0] != "record" or record == DEFAULT_RECORDS:
+                raise
+            return self._captured(model, DEFAULT_RECORDS)
 
     def sentence(self) -> str:
         """How it stands, for who waits."""

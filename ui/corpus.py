@@ -9,7 +9,7 @@ import logging
 import shlex
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 from weakref import WeakKeyDictionary
 
 import panel as pn
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from panel.custom import JSComponent
 
 from ..errors import ActlakeError
-from ..queries import Store, find_generations_sql
+from ..queries import Store, find_generations_sql, runs_with_generations
 from .address import CorpusAddress
 from .ask import asker_of
 from .ask_box import ask_box
@@ -33,7 +33,14 @@ SHOWN_CHARACTERS = 240
 VALUES_OFFERED = 100
 
 Values = dict[str, list[tuple[str, int]]]
-_values: WeakKeyDictionary[Store, tuple[int, Values]] = WeakKeyDictionary()
+_offered: WeakKeyDictionary[Store, tuple[int, "Offered"]] = WeakKeyDictionary()
+
+
+class Offered(TypedDict):
+    """What the filters have to choose from."""
+
+    runs: list[tuple[int, str]]
+    values: Values
 
 
 def corpus_page(store: Store) -> pn.Template:
@@ -109,7 +116,7 @@ def listed(store: Store, address: CorpusAddress, n_all: int) -> dict[str, Any]:
         "problem": "",
     }
     try:
-        payload |= {"runs": runs_offered(store), "values": values_offered(store)}
+        payload |= offered(store)
         found = store.find_generations(address.search, characters=SHOWN_CHARACTERS, **_page_of(address))
     except ActlakeError as error:
         return payload | {"problem": str(error)}
@@ -125,24 +132,23 @@ def listed(store: Store, address: CorpusAddress, n_all: int) -> dict[str, Any]:
     }
 
 
-def values_offered(store: Store) -> Values:
-    """The keys of the corpus's metadata and the commonest values of each; worked out once for each commit."""
+def offered(store: Store) -> Offered:
+    """The runs to choose from, and the keys of the corpus's metadata with the commonest values of each; worked out once for
+    each commit."""
     version = store.snapshot.version
-    if (known := _values.get(store)) and known[0] == version:
+    if (known := _offered.get(store)) and known[0] == version:
         return known[1]
     values: Values = {}
     for key, value, n in store.metadata_values(VALUES_OFFERED).itertuples(index=False):
         values.setdefault(key, []).append((value, int(n)))
-    _values[store] = version, values
-    return values
-
-
-def runs_offered(store: Store) -> list[tuple[int, str]]:
-    runs = store.runs()
-    return [
-        (int(run_id), f"run {run_id}: {name or model}")
-        for run_id, name, model in zip(runs["run_id"], runs["name"], runs["model"], strict=True)
-    ]
+    runs = runs_with_generations(store)
+    named = zip(runs["run_id"], runs["name"], runs["model"], strict=True)
+    found: Offered = {
+        "runs": [(int(run_id), f"run {run_id}: {name or model}") for run_id, name, model in named],
+        "values": values,
+    }
+    _offered[store] = version, found
+    return found
 
 
 def n_generations(store: Store) -> int:

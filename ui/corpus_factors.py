@@ -1,35 +1,28 @@
-"""The factors of the corpus: those that were saved, a form to make more, and the page of one factorization.
-
-A factorization runs in a thread of its own, can be cancelled, and is saved into the store, where every session finds it.
-"""
+"""The factors of the corpus: those that were saved, and the page of one factorization. `factors_form` makes more."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from threading import Event
 from typing import Any, Literal, Self, get_args
 from urllib.parse import parse_qsl, urlencode
 
-import numpy as np
 import panel as pn
 from markupsafe import Markup
 
 from ..errors import ActlakeError, InvalidOption, number_ranges
-from ..queries import FACTOR_METHODS, NEGATIVES, POSITIONS, Store, saved_factors, top_tokens_sql
-from .address import parse_layers
+from ..queries import Store, saved_factors, top_tokens_sql
+from .address import MAX_FACTORS
 from .drawing import Drawing
 from .early import Early
-from .examples import contexts_payload, examples_payload, records
-from .jobs import FACTORS, LIGHT
-from .page import CONTROL_CSS, address_bar, copy_as, css, html, page, problem
+from .examples import records
+from .factor_cards import N_NEURONS, card
+from .factors_form import factors_form
+from .jobs import LIGHT
+from .page import address_bar, copy_as, html, page, problem
 
 Sort = Literal["factor", "explained", "stability"]
-MOST_FACTORS = 64
-N_NEURONS = 8
 EXAMPLES_OF_ALL, EXAMPLES_OF_ONE = 3, 20
-LOOK_AGAIN_S = 0.25
-WIDTH = "min(1180px, calc(100vw - 28px))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +70,7 @@ def factors_page(store: Store) -> pn.Template:
         address = FactorsAddress.parse(location.search)
         store.refresh()
         if address.id is None:
-            return page("Factors · actlake", *list_parts(store))
+            return page("Factors · actlake", *factors_form(store, list_heading))
         payload = factorization_payload(store, address)
         heading = factorization_heading(store, address)
     except ActlakeError as error:
@@ -127,26 +120,14 @@ def factorization_payload(store: Store, address: FactorsAddress, base: str | Non
     assert address.id is not None, "a factorization has a number"
     n = EXAMPLES_OF_ALL if address.factor is None else EXAMPLES_OF_ONE
     found = saved_factors(store, address.id, max(n, N_NEURONS), address.factor)
-    shown = range(min(int(found.row["k"]), MOST_FACTORS)) if address.factor is None else [address.factor]
+    shown = range(min(int(found.row["k"]), MAX_FACTORS)) if address.factor is None else [address.factor]
+    explained, stability = (_kept(found.row, name) for name in ("explained", "stability"))
     cards = []
     for factor in shown:
         tokens = found.tokens[found.tokens["factor"] == factor].head(n)
-        places = list(zip(tokens["generation_id"].tolist(), tokens["position"].tolist(), strict=True))
         neurons = found.neurons[found.neurons["factor"] == factor].head(N_NEURONS)
-        cards.append(
-            {
-                "factor": factor,
-                "explained": _each(found.row["explained"], factor),
-                "stability": _each(found.row["stability"], factor),
-                "label": found.labels.get(factor, ""),
-                "examples": examples_payload(tokens, "value"),
-                "contexts": contexts_payload(found.contexts(factor), "value", places),
-                "neurons": [
-                    {"layer": row["layer"], "neuron": row["neuron"], "weight": row["weight"]}
-                    for row in records(neurons)
-                ],
-            }
-        )
+        label, contexts = found.labels.get(factor, ""), found.contexts(factor)
+        cards.append(card(factor, explained[factor], stability[factor], label, tokens, neurons, contexts))
     return {"kind": "factorization", "factorization": {"base": base, "cards": cards}}
 
 
@@ -157,11 +138,9 @@ def factorization_heading(store: Store, address: FactorsAddress) -> Markup:
     facts = {
         "method": row["method"],
         "k": row["k"],
-        "layers": number_ranges(row["layers"].tolist()),
-        "tokens": f"{row['n_tokens']:,}",
+        "of": slice_sentence(row["slice"], row["layers"].tolist(), int(row["n_tokens"])),
         "relative error": f"{row['error']:.4f}",
         "negatives": row["negatives"],
-        "of": row["slice"],
         "seed": row["seed"],
         "iterations": f"{row['n_iterations']}{'' if row['converged'] else ', not converged'}",
     }
@@ -171,7 +150,7 @@ def factorization_heading(store: Store, address: FactorsAddress) -> Markup:
             Markup(' aria-current="page"') if factor == address.factor else "",
             factor,
         )
-        for factor in range(min(int(row["k"]), MOST_FACTORS))
+        for factor in range(min(int(row["k"]), MAX_FACTORS))
     )
     every = Markup('<a href="./factors{}">all factors</a>').format(FactorsAddress(address.id).query())
     return Markup(
@@ -183,6 +162,32 @@ def factorization_heading(store: Store, address: FactorsAddress) -> Markup:
         every,
         links,
     )
+
+
+def slice_sentence(of: str, layers: Sequence[int], n_tokens: int) -> str:
+    """What was factored, in words; `of` is the factorization's `slice`, a JSON object.
+
+    >>> slice_sentence('{"generations": "0-27,30", "positions": "generated"}', [4, 3], 896)
+    'generations 0 to 27 and 30, layers 3 and 4, 896 generated tokens'
+    """
+    said = json.loads(of)
+    kind = said.get("positions", "all")
+    tokens = f"{n_tokens:,} {'' if kind == 'all' else f'{kind} '}token{'' if n_tokens == 1 else 's'}"
+    where = f" where {said['where']}" if "where" in said else ""
+    named = [_named("generation", said.get("generations", "")), _named("layer", number_ranges(layers))]
+    return ", ".join([*filter(None, named), tokens + where])
+
+
+def _named(noun: str, ranges: str) -> str:
+    """Ranges of numbers in words, after what they number: "layers 3 and 4"."""
+    parts: list[str] = []
+    for part in filter(None, ranges.split(",")):
+        first, to, last = part.partition("-") if not part.startswith("-") else (part, "", "")
+        parts += [first, last] if to and int(last) == int(first) + 1 else [f"{first} to {last}" if to else first]
+    if not parts:
+        return ""
+    many = len(parts) > 1 or " to " in parts[0]
+    return f"{noun}{'s' if many else ''} {', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}"
 
 
 def list_heading(store: Store) -> Markup:
@@ -219,78 +224,6 @@ def list_heading(store: Store) -> Markup:
     ).format(len(known), heads, rows)
 
 
-def list_parts(store: Store) -> list[Any]:
-    """The list, and the form that makes another factorization."""
-    made = html(list_heading(store))
-    sheets = {"margin": 0, "stylesheets": [css(CONTROL_CSS)]}
-    asked: dict[str, Any] = {
-        "k": pn.widgets.IntInput(label="factors (k)", value=10, start=1, end=MOST_FACTORS, width=90, **sheets),
-        "layers": pn.widgets.TextInput(label="layers", placeholder="all", width=110, **sheets),
-        "method": pn.widgets.Select(label="method", options=list(FACTOR_METHODS), width=100, **sheets),
-        "positions": pn.widgets.Select(label="positions", options=list(POSITIONS), width=110, **sheets),
-        "where": pn.widgets.TextInput(label="where (SQL)", placeholder="run_id = 0", width=180, **sheets),
-        "negatives": pn.widgets.Select(label="negatives", options=list(NEGATIVES), width=90, **sheets),
-        "scale_layers": pn.widgets.Checkbox(label="scale layers", **sheets),
-        "seed": pn.widgets.IntInput(label="seed", value=0, start=0, width=80, **sheets),
-        "reruns": pn.widgets.IntInput(label="reruns", value=0, start=0, end=10, width=80, **sheets),
-    }
-    name = pn.widgets.TextInput(label="name", placeholder="optional", width=180, **sheets)
-    start = pn.widgets.Button(label="Factorise", color="primary", **sheets)
-    stop = pn.widgets.Button(label="Cancel", visible=False, **sheets)
-    bar = pn.indicators.Progress(value=0, max=1000, visible=False, width=220, margin=(14, 0))
-    said = html(Markup(""))
-    cancel = Event()
-
-    async def work(event: object) -> None:
-        cancel.clear()
-        start.visible, stop.visible, bar.visible, bar.value = False, True, True, 0
-        said.object = str(Markup('<p class="status" role="status">Factorising …</p>'))
-        at = [0, 1]
-
-        def progress(done: int, total: int) -> None:
-            at[:] = done, max(total, 1)
-
-        try:
-            options = {key: widget.value for key, widget in asked.items()}
-            job = FACTORS.submit(factorised, store, options, (name.value or "").strip() or None, cancel, progress)
-            while not job.done():
-                bar.value = min(1000, 1000 * at[0] // at[1])
-                await asyncio.sleep(LOOK_AGAIN_S)
-            number = job.result()
-            made.object = str(list_heading(store))
-            said.object = str(
-                Markup(
-                    '<p class="status" role="status">Saved: <a href="./factors?id={0}">factorization {0}</a></p>'
-                ).format(number)
-            )
-        except ActlakeError as error:
-            said.object = str(problem(str(error)))
-        except Exception:
-            logging.getLogger(__name__).exception("a factorization failed")
-            said.object = str(problem("The factorization failed; the server's log says why."))
-        start.visible, stop.visible, bar.visible = True, False, False
-
-    start.on_click(work)
-    stop.on_click(lambda event: cancel.set())
-    pn.state.on_session_destroyed(lambda context: cancel.set())
-    wrapping = {"flex-wrap": "wrap", "gap": "10px 14px", "align-items": "flex-end", "width": WIDTH}
-    lines = (
-        [asked[key] for key in ("k", "layers", "method", "positions", "where", "negatives")],
-        [asked[key] for key in ("scale_layers", "seed", "reruns")] + [name, start, stop, bar],
-    )
-    rows = [pn.Row(*line, styles=wrapping, margin=(6, 0)) for line in lines]
-    return [made, html(Markup('<h2 class="section">A new factorization</h2>')), *rows, said]
-
-
-def factorised(
-    store: Store, options: dict[str, Any], name: str | None, cancel: Event, progress: Callable[[int, int], None]
-) -> int:
-    """Makes factors of the corpus, or of what the options select, and saves them; gives the number. Raises as `Store.factors`."""
-    layers, where = parse_layers(options.pop("layers") or ""), (options.pop("where") or "").strip() or None
-    factors = store.factors(layers=layers, where=where, cancel=cancel, on_progress=progress, **options)
-    return store.save(factors, name)
-
-
 def as_python(uri: str, address: FactorsAddress) -> str:
     """The calls that give what the page shows."""
     lines = ["import actlake", "", f"store = actlake.open({uri!r})", f"factors = store.factorization({address.id})"]
@@ -301,6 +234,7 @@ def as_python(uri: str, address: FactorsAddress) -> str:
     return "\n".join(lines)
 
 
-def _each(values: Sequence[float] | None, factor: int) -> float | None:
-    known = values is not None and not isinstance(values, float) and np.isfinite(values[factor])
-    return float(values[factor]) if values is not None and known else None
+def _kept(row: Mapping[str, Any], name: str) -> Sequence[float | None]:
+    """A number of each factor; None where the store does not have them, which pandas says in more than one way."""
+    values = row[name]
+    return [None] * int(row["k"]) if values is None or isinstance(values, float) else values

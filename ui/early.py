@@ -23,6 +23,7 @@ from tornado.web import RequestHandler, authenticated
 
 from ..errors import ActlakeError
 from ..queries import Store
+from .guarded import Guarded
 from .jobs import LIGHT
 from .modules import STATIC, drawing_css, drawing_module
 from .page import FRAME_CSS, PAGE_CSS, PAGE_JS, THEME_CSS, css, places, problem
@@ -59,7 +60,7 @@ def install(application: Any, held: Sequence[Store], pages: Mapping[str, Make], 
             rule.target = rule.handler_class = handler
 
 
-class _PageHandler(DocHandler):
+class _PageHandler(Guarded, DocHandler):
     held: Sequence[Store]
     pages: Mapping[str, Make]
     most_sessions: int

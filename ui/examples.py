@@ -14,9 +14,11 @@ MOST_AROUND = 200
 CONTEXT_COLUMNS = ("token", "is_generated", "is_special")
 
 
-def contexts_payload(rows: pd.DataFrame, value: str, shown: Iterable[tuple[int, int]]) -> dict[str, Any]:
-    """What `static/examples.js` takes as contexts: of each generation the tokens from 200 before the first that is shown of it
-    to 200 after the last.
+def contexts_payload(
+    rows: pd.DataFrame, value: str, shown: Iterable[tuple[int, int]], *, around: int = MOST_AROUND
+) -> dict[str, Any]:
+    """What `static/examples.js` takes as contexts: of each generation the tokens from 200 (or `around`) before the first that is
+    shown of it to as many after the last.
 
     `rows` are whole generations: generation_id, position, token, is_generated, is_special, and `value`; `shown` are
     (generation_id, position).
@@ -27,7 +29,7 @@ def contexts_payload(rows: pd.DataFrame, value: str, shown: Iterable[tuple[int, 
     payload = {}
     for generation_id, positions in sorted(wanted.items()):
         all_of_it = rows[rows["generation_id"] == generation_id]
-        near = all_of_it["position"].between(min(positions) - MOST_AROUND, max(positions) + MOST_AROUND)
+        near = all_of_it["position"].between(min(positions) - around, max(positions) + around)
         context = all_of_it[near]
         payload[str(generation_id)] = {
             "first": int(context["position"].iloc[0]),

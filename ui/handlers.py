@@ -18,20 +18,18 @@ from ..errors import ActlakeError
 from ..queries import Format, Store, write_rows
 from .address import CorpusAddress, SqlAddress
 from .early import DrawingScript
+from .guarded import Guarded
 from .jobs import LIGHT, QUERIES
 from .query import Query
 
 _CHUNK = 2**18
 
 
-class Handler(AuthRequestHandler):
+class Handler(Guarded, AuthRequestHandler):
     """An answer about the store that the server holds."""
 
     def initialize(self, held: Sequence[Store]) -> None:
         self.held = held
-
-    def get_login_url(self) -> str:
-        return "./login"
 
 
 class Random(Handler):

@@ -15,7 +15,7 @@ import pandas as pd
 import panel as pn
 from markupsafe import Markup
 
-from ..errors import ActlakeError
+from ..errors import ActlakeError, number_ranges
 from ..queries import Neuron, Store, token_condition
 from .address import NeuronAddress
 from .drawing import Drawing
@@ -28,6 +28,12 @@ from .page import CONTROL_CSS, address_bar, copy_as, css, html, page, problem
 N_RELATED = 12
 MOST_KEPT = 8
 
+MOST_LABELLED = 200
+HOW = (
+    "Choose one by its layer and number. A click in the Activations of a generation leads to its neuron, and so do the "
+    "neurons of a factor."
+)
+
 _found: WeakKeyDictionary[Store, OrderedDict[tuple[int, NeuronAddress], Neuron]] = WeakKeyDictionary()
 
 
@@ -39,7 +45,7 @@ def neuron_page(store: Store) -> pn.Template:
         address = NeuronAddress.parse(location.search)
         found = neuron_at(store, address)
     except ActlakeError as error:
-        return page("Neuron · actlake", html(missing(location.search, error)))
+        return page("Neuron · actlake", html(missing(store, location.search, error)))
     drawing = Drawing(state={"log": address.log, "whole": address.whole})
     drawing.draw(neuron_payload(found, address))
 
@@ -110,7 +116,7 @@ def neuron_early(store: Store, query: str) -> Early:
         address = NeuronAddress.parse(query)
         found = neuron_at(store, address)
     except ActlakeError as error:
-        return Early("Neuron · actlake", missing(query, error))
+        return Early("Neuron · actlake", missing(store, query, error))
     markup = neuron_heading(found, address) + filter_form(address)
     state = {"log": address.log, "whole": address.whole}
     return Early(title(address), markup, lambda: neuron_payload(found, address), state)
@@ -151,9 +157,9 @@ def neuron_heading(neuron: Neuron, address: NeuronAddress) -> Markup:
     chance = replace(address, neuron=random.choice(numbers), related=False)
     facts = {
         "model": neuron.model,
-        "runs": ", ".join(map(str, neuron.run_ids)),
+        "runs": number_ranges(neuron.run_ids),
         "at": "generated tokens" if neuron.generated_only else "all tokens but special ones",
-        "layers": f"{len(neuron.layers)} of {len(numbers)} neurons",
+        "there are": f"{len(neuron.layers)} layers of {len(numbers):,} neurons",
     }
     if neuron.where:
         facts["where"] = neuron.where
@@ -214,9 +220,31 @@ def filter_form(address: NeuronAddress) -> Markup:
     ).format(hidden, run, boxes, n, generated, clear)
 
 
-def missing(query: str, error: ActlakeError) -> Markup:
-    """The page of a neuron that cannot be shown: why, and a box that leads to another."""
-    return Markup("<h1>Neuron</h1>{}{}").format(problem(str(error)), go_form())
+def missing(store: Store, query: str, error: ActlakeError) -> Markup:
+    """The page of a neuron that cannot be shown: why, and a box that leads to another; of none, the way to one."""
+    if query.removeprefix("?"):
+        return Markup("<h1>Neuron</h1>{}{}").format(problem(str(error)), go_form())
+    return Markup('<h1>Neurons</h1><p class="lead">{}</p>{}{}').format(HOW, go_form(), labelled(store))
+
+
+def labelled(store: Store) -> Markup:
+    """Links to the neurons that people have labelled, by layer."""
+    labels = store.refresh().labels()
+    mine = labels[labels["neuron"].notna() & (labels["label"] != "")].head(MOST_LABELLED)
+    if mine.empty:
+        return Markup("")
+    items = Markup("").join(
+        Markup('<li><a href="./neuron{}">layer {} · neuron {}</a> <span>{}</span></li>').format(
+            NeuronAddress(
+                int(row["layer"]), int(row["neuron"]), None if pd.isna(row["run_id"]) else int(row["run_id"])
+            ).query(),
+            row["layer"],
+            row["neuron"],
+            row["label"],
+        )
+        for row in mine.to_dict("records")
+    )
+    return Markup('<section class="related"><h2>Labelled by people</h2><ol>{}</ol></section>').format(items)
 
 
 def related_markup(frame: pd.DataFrame, address: NeuronAddress) -> Markup:

@@ -1,4 +1,4 @@
-"""What a notebook shows of a generation, saliency, factors, a heat map or layer predictions: the app's drawing, in a frame.
+"""What a notebook shows of a generation, saliency, factors, a heat map, a neuron or layer predictions: the app's drawing, framed.
 
 The frame holds its data and all that draws them, so it needs no server and no network, works in Jupyter, in VS Code and in a
 notebook that was exported as HTML, and can reach nothing of the page around it (a sandbox of its own origin).
@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ..errors import ActlakeError
 from ..queries import Factors, Generation, HeatMap, Neuron, SaliencyMatrix, View
 from .document import Shown, document
+from .factor_cards import corpus_factors_payload
 from .maps import activations_payload, layers_payload
 from .neuron_drawing import neuron_payload
 from .strip import factors_payload, generation_payload, saliency_payload
@@ -64,7 +65,14 @@ window.addEventListener("message", (event) => {
 def _height(payload: Mapping[str, Any]) -> int:
     """About how high a drawing is, for where a frame cannot say it itself."""
     lines = len(payload.get("tokens", {}).get("text", ())) // 16 + 1
-    extra = {"neuron": 500, "factors": 40 * payload.get("factors", {}).get("k", 0), "layers": 700, "activations": 500}
+    cards = len(payload.get("factorization", {}).get("cards", ()))
+    extra = {
+        "neuron": 500,
+        "factorization": 260 * cards,
+        "factors": 40 * payload.get("factors", {}).get("k", 0),
+        "layers": 700,
+        "activations": 500,
+    }
     return max(LEAST_HEIGHT, min(MOST_HEIGHT, 200 + max(44 * lines, extra.get(payload["kind"], 0))))
 
 
@@ -73,7 +81,9 @@ def _of_saliency(saliency: SaliencyMatrix) -> dict[str, Any] | None:
 
 
 def _of_factors(factors: Factors) -> dict[str, Any] | None:
-    return None if factors.generation is None else factors_payload(factors.generation, factors)
+    if factors.generation is not None:
+        return factors_payload(factors.generation, factors)
+    return None if factors.store is None else corpus_factors_payload(factors)
 
 
 def _of_heat_map(heat_map: HeatMap) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ FRAME_CSS = STATIC / "frame.css"
 PAGE_CSS = STATIC / "page.css"
 CONTROL_CSS = STATIC / "control.css"
 
-NAVIGATION = {"Corpus": "/", "Factors": "/factors", "SQL": "/sql"}
+NAVIGATION = {"Corpus": "/", "Neurons": "/neuron", "Factors": "/factors", "SQL": "/sql"}
 """What the header links to, of the routes in `app.PAGES`. Links are relative, so that a proxy may put the app in a folder."""
 
 

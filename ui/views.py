@@ -1,6 +1,9 @@
 """The four views of a generation's page: what each has to choose from, and what it gives the drawing."""
 
+import asyncio
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import panel as pn
@@ -31,10 +34,11 @@ from .address import (
     parse_layers,
 )
 from .ask import asker_of
+from .controls import button, check, number, row, select, text
 from .desk import Desk
 from .drawing import Drawing
 from .maps import activations_payload, layers_payload
-from .page import CONTROL_CSS, copy_as, css, html
+from .page import copy_as, html
 from .reproduce import python_of, sql_of
 from .strip import factors_payload, saliency_payload
 
@@ -52,6 +56,7 @@ POSITION_NAMES = {"all": "all", "prompt": "the prompt's", "generated": "generate
 NEGATIVE_NAMES = {"auto": "automatic", "clip": "clipped to 0", "split": "split off", "keep": "kept"}
 ORDER_NAMES = {"neuron": "as numbered", "agglomerative": "agglomerative clusters", "kmeans": "k-means clusters"}
 DEFAULT_K = 5
+NOT_SAVED = "this could not be saved; the log of `actlake serve` says why"
 NEURON_LINK = "neuron?layer={layer}&neuron={neuron}"
 
 
@@ -122,17 +127,19 @@ class ViewOfGeneration:
         self.asker = asker_of(store)
         self._move = move
         self.strip = Drawing(state=state_of(address))
-        self.desk = Desk(self.strip, self._work, DOING[address.view])
+        self.desk = Desk(self.strip, self._work, DOING[address.view], can_be_long=address.view == "factors")
+        self._made: tuple[GenerationAddress, Factors] | None = None
         self.copies = copy_as()
         self._tell()
         self.strip.param.watch(self._pinned, "state")
         pn.state.onload(self.desk.start)
+        pn.state.on_session_destroyed(lambda context: self.desk.cancel.set())
 
     def parts(self) -> list[Any]:
         """What the page shows of this view, one under another."""
         controls = CONTROLS[self.address.view](self)
-        row = [_row(*controls, self.desk.status)] if controls else []
-        return [*row, self.desk.trouble, self.strip, self.copies]
+        line = [row(*controls, *self.desk.parts())] if controls else []
+        return [*line, self.desk.trouble, self.strip, self.copies]
 
     def change(self, **changes: Any) -> None:
         """Move the address, and work out what it says now."""
@@ -163,11 +170,22 @@ class ViewOfGeneration:
         widget.param.watch(changed, "value")
         return widget
 
+    def factors(self) -> Factors:
+        """The factors that the address asks for; those that are drawn are not worked out again."""
+        asked, made = replace(self.address, factor=None), self._made
+        if made is None or made[0] != asked:
+            options = {"cancel": self.desk.cancel, "on_progress": self.desk.report}
+            made = self._made = asked, factors_of(self.generation, asked, **options)
+        return made[1]
+
     def _work(self) -> dict[str, Any]:
         if self.address.view == "factors":
-            return factors_payload(self.generation, factors_of(self.generation, self.address, cancel=self.desk.cancel))
+            return factors_payload(self.generation, self.factors())
         if self.address.view == "layers" and self.asker is not None:
-            return watched_payload_of(self.generation, self.address, self.asker.model())
+            generation, asked = self.generation, self.address
+            if not asked.watch and "layer_predictions" in generation.recorded:
+                return payload_of(generation, asked)
+            return self.asker.with_model(lambda model: watched_payload_of(generation, asked, model))
         return payload_of(self.generation, self.address)
 
     async def _pinned(self, event: Any) -> None:
@@ -198,8 +216,8 @@ DOING: dict[View, str] = {
 
 
 def _saliency_controls(view: ViewOfGeneration) -> list[Any]:
-    method = _select("method", {METHOD_NAMES[name]: name for name in METHODS}, view.address.method, 230)
-    by = _select("explained by", {BY_NAMES[name]: name for name in BYS}, view.address.by, 110)
+    method = select("method", {METHOD_NAMES[name]: name for name in METHODS}, view.address.method, 230)
+    by = select("explained by", {BY_NAMES[name]: name for name in BYS}, view.address.by, 110)
     return [view.control(method, "method"), view.control(by, "by")]
 
 
@@ -207,42 +225,37 @@ def _factor_controls(view: ViewOfGeneration) -> list[Any]:
     generation, address = view.generation, view.address
     recorded = number_ranges(generation.layers)
     names = {FACTOR_METHOD_NAMES[name]: name for name in FACTOR_METHODS}
-    k = _number("factors (k)", k_of(generation, address), 1, MAX_FACTORS)
-    layers = pn.widgets.TextInput(
-        label=f"layers, of {recorded}" if recorded else "layers",
-        value=number_ranges(address.layers or ()),
-        placeholder="all",
-        width=120,
-        margin=0,
-        stylesheets=[css(CONTROL_CSS)],
-    )
-    positions = _select("positions", {POSITION_NAMES[name]: name for name in POSITIONS}, address.positions, 130)
-    negatives = _select("negative values", {NEGATIVE_NAMES[name]: name for name in NEGATIVES}, address.negatives, 120)
-    scale = pn.widgets.Checkbox(
-        label="layers count alike", value=address.scale, margin=(0, 0, 6, 0), stylesheets=[css(CONTROL_CSS)]
-    )
-    seed = _number("seed", address.seed, 0, 2**31 - 1)
-    stability = _button("Check stability")
-    save = _button("Save to the store")
-    saved = html(Markup(""), align="end")
+    k = number("factors (k)", k_of(generation, address), 1, MAX_FACTORS)
+    layers = text(f"layers, of {recorded}" if recorded else "layers", number_ranges(address.layers or ()), "all", 120)
+    positions = select("positions", {POSITION_NAMES[name]: name for name in POSITIONS}, address.positions, 130)
+    negatives = select("negative values", {NEGATIVE_NAMES[name]: name for name in NEGATIVES}, address.negatives, 120)
+    scale = check("layers count alike", address.scale)
+    seed = number("seed", address.seed, 0, 2**31 - 1)
+    stability = button("Check stability")
+    save = button("Save to the store")
+    saved = html(Markup(""), align="end", visible=False)
 
-    async def check(event: object) -> None:
+    async def again(event: object) -> None:
         await view.choose(reruns=min(MAX_RERUNS, 4))
 
-    def keep(event: object) -> None:
+    async def keep(event: object) -> None:
+        save.disabled = True
         try:
-            number = view.store.save(factors_of(generation, view.address))
+            number = await asyncio.to_thread(lambda: view.store.save(view.factors()))
+            said = Markup(
+                '<p class="status" role="status">Saved: <a href="./factors?id={0}">factorization {0}</a></p>'
+            ).format(number)
         except ActlakeError as error:
-            saved.object = str(Markup('<p class="status" role="alert">{}</p>').format(str(error)))
-            return
-        said = Markup('<p class="status" role="status">saved as factorization {}: <code>from factor_tokens where '
-                      "factorization_id = {}</code></p>")  # fmt: skip
-        saved.object = str(said.format(number, number))
+            said = Markup('<p class="status" role="alert">{}</p>').format(str(error))
+        except Exception:  # the page must say that the wait is over; why is for the log
+            logging.getLogger(__name__).exception("saving factors failed")
+            said = Markup('<p class="status" role="alert">{}</p>').format(NOT_SAVED)
+        saved.object, saved.visible, save.disabled = str(said), True, False
 
-    stability.on_click(check)
+    stability.on_click(again)
     save.on_click(keep)
     return [
-        view.control(_select("method", names, address.factor_method, 100), "factor_method"),
+        view.control(select("method", names, address.factor_method, 100), "factor_method"),
         view.control(k, "k", lambda value: value or 1),
         view.control(layers, "layers", parse_layers),
         view.control(positions, "positions"),
@@ -258,10 +271,10 @@ def _factor_controls(view: ViewOfGeneration) -> list[Any]:
 def _activation_controls(view: ViewOfGeneration) -> list[Any]:
     generation, address = view.generation, view.address
     layers: Sequence[int] = generation.layers or (0,)
-    layer = _select("layer", {str(layer): layer for layer in layers}, layer_of(generation, address), 80)
-    order = _select("order", {ORDER_NAMES[name]: name for name in NEURON_ORDERS}, address.order, 190)
-    clusters = _number("clusters", address.clusters, 1, MAX_CLUSTERS)
-    most = _number("neurons drawn", address.most, 1, MAX_DRAWN)
+    layer = select("layer", {str(layer): layer for layer in layers}, layer_of(generation, address), 80)
+    order = select("order", {ORDER_NAMES[name]: name for name in NEURON_ORDERS}, address.order, 190)
+    clusters = number("clusters", address.clusters, 1, MAX_CLUSTERS)
+    most = number("neurons drawn", address.most, 1, MAX_DRAWN)
     return [
         view.control(layer, "layer"),
         view.control(order, "order"),
@@ -273,14 +286,8 @@ def _activation_controls(view: ViewOfGeneration) -> list[Any]:
 def _layer_controls(view: ViewOfGeneration) -> list[Any]:
     if view.asker is None or "hidden_states" not in view.generation.recorded:
         return []
-    watch = pn.widgets.TextInput(
-        label="watch tokens, as ·is, ·are (· is a space)",
-        value=", ".join(token.replace(" ", "·") for token in view.address.watch),
-        placeholder="none",
-        width=260,
-        margin=0,
-        stylesheets=[css(CONTROL_CSS)],
-    )
+    watched = ", ".join(token.replace(" ", "·") for token in view.address.watch)
+    watch = text("watch tokens, as ·is, ·are (· is a space)", watched, "none", 260)
     return [view.control(watch, "watch", parse_watched)]
 
 
@@ -310,31 +317,3 @@ def _heat_map(generation: Generation, address: GenerationAddress) -> Any:
     layer = layer_of(generation, address)
     most = min(address.most, len(generation.neurons))
     return generation.heat_map(layer, address.order, n_clusters=min(address.clusters, most), most=address.most)
-
-
-def _select(label: str, options: dict[str, Any], value: Any, width: int) -> pn.widgets.Select:
-    return pn.widgets.Select(
-        label=label, options=options, value=value, width=width, margin=0, stylesheets=[css(CONTROL_CSS)]
-    )
-
-
-def _number(label: str, value: int, start: int, end: int) -> pn.widgets.IntInput:
-    return pn.widgets.IntInput(
-        label=label, value=value, start=start, end=end, width=100, margin=0, stylesheets=[css(CONTROL_CSS)]
-    )
-
-
-def _button(name: str) -> pn.widgets.Button:
-    return pn.widgets.Button(label=name, margin=0, align="end", stylesheets=[css(CONTROL_CSS)])
-
-
-class _Row(pn.Row):
-    """A row that wraps: Panel would make it, and the page, as wide as all that is in it."""
-
-    def _compute_sizing_mode(self, children: Any, props: Any) -> dict[str, Any]:
-        return {**super()._compute_sizing_mode(children, props), "min_width": 0}  # type: ignore[no-untyped-call]
-
-
-def _row(*parts: Any) -> pn.Row:
-    wrapping = {"flex-wrap": "wrap", "gap": "10px 18px", "align-items": "flex-end"}
-    return _Row(*parts, styles=wrapping, margin=(0, 0, 14, 0), sizing_mode="stretch_width")

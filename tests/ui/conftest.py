@@ -80,13 +80,14 @@ def write_store() -> Callable[..., actlake.Store]:
         recorded: Sequence[str] = RECORDED,
         shards: int = 1,
         run: Mapping[str, str] = MappingProxyType({}),
+        d_ff: int = D_FF,
     ) -> actlake.Store:
         location = Location.of(path)
         log = Log(location)
-        runs = write_table(location, TABLES["runs"], _run(recorded, run))
+        runs = write_table(location, TABLES["runs"], _run(recorded, {"d_ff": d_ff, **run}))
         log.commit(lambda _: Commit("register", "run", add=[runs], reserve=Reservation(0, 0, len(written))))
         if written:
-            generations = [_generation(i, Written(*one), recorded) for i, one in enumerate(written)]
+            generations = [_generation(i, Written(*one), recorded, d_ff) for i, one in enumerate(written)]
             for number in range(shards):
                 files = write_shard(location, generations[number::shards], "float32")
                 log.commit(lambda _, number=number, files=files: Commit("append", f"shard-{number}", add=files))
@@ -134,7 +135,7 @@ def page(browser: Browser) -> Iterator[Page]:
     assert complaints == []
 
 
-def _run(recorded: Sequence[str], said: Mapping[str, str]) -> pa.Table:
+def _run(recorded: Sequence[str], said: Mapping[str, Any]) -> pa.Table:
     row = dict.fromkeys(TABLES["runs"].arrow.names, "") | {
         "run_id": 0,
         "model": "tiny-by-hand",
@@ -154,7 +155,7 @@ def _run(recorded: Sequence[str], said: Mapping[str, str]) -> pa.Table:
     return pa.Table.from_pylist([row], schema=TABLES["runs"].arrow)
 
 
-def _generation(generation_id: int, written: Written, recorded: Sequence[str]) -> CapturedGeneration:
+def _generation(generation_id: int, written: Written, recorded: Sequence[str], d_ff: int) -> CapturedGeneration:
     n, p = len(written.texts), written.n_prompt
     random = np.random.default_rng(generation_id)
     ends = np.cumsum([len(text) for text in written.texts])
@@ -183,7 +184,7 @@ def _generation(generation_id: int, written: Written, recorded: Sequence[str]) -
         ),
         embeddings=vectors(n, D_MODEL) if "embeddings" in recorded else None,
         gradients=[vectors(output, D_MODEL) for output in range(p, n)] if "gradients" in recorded else None,
-        activations={layer: vectors(n, D_FF) for layer in LAYERS} if "activations" in recorded else None,
+        activations={layer: vectors(n, d_ff) for layer in LAYERS} if "activations" in recorded else None,
         layer_predictions=_predictions(written.texts) if "layer_predictions" in recorded else None,
     )
 

@@ -11,8 +11,9 @@ import actlake
 import pytest
 from actlake.errors import InvalidOption
 from actlake.ui import Server, serve
-from actlake.ui.access import ATTEMPTS, Access, is_allowed, password_from
+from actlake.ui.access import ATTEMPTS, Access, password_from
 from actlake.ui.app import Seats
+from actlake.ui.oauth import is_allowed
 from playwright.sync_api import Page, expect
 
 PASSWORD = "correct horse"

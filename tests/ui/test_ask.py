@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import actlake
+import pandas as pd
 import pytest
 from actlake.errors import Cancelled, InvalidOption, ModelNotFound
 from actlake.ui import serve
 from actlake.ui.ask import MOST_CHARACTERS, Asker, asker_of
+from actlake.ui.corpus import offered
 from playwright.sync_api import Page, expect
 
 
@@ -67,12 +70,41 @@ def test_a_cancelled_prompt_leaves_no_generation(asker: Asker, asked_store: actl
     with pytest.raises(Cancelled):
         asked.result.result(120)
     running = asker.ask("cut short", 40, 0.0)
-    while running.n_passes < 2 and not running.result.done():
+    while running.n_passes < 20 and not running.result.done():  # past the passes that prove what is recorded
         pass
     running.cancel()
     with pytest.raises(Cancelled):
         running.result.result(120)
     assert asked_store.refresh().find_generations().n == 1
+    assert len(asked_store.runs()) == 2  # the run was registered
+    assert [run for run, _ in offered(asked_store)["runs"]] == [0]
+
+
+def test_every_view_of_an_answer_has_something_to_show_and_neurons_count_it(
+    asker: Asker, asked_store: actlake.Store
+) -> None:
+    number = asker.ask("One,\n two,", 3, 0.0).result.result(120)
+    generation = asked_store.refresh().generation(number)
+    assert generation.recorded >= {"activations", "gradients", "hidden_states", "layer_predictions"}
+    n = sum((~asked_store.generation(each).tokens["is_special"]).sum() for each in (0, number))
+    assert asked_store.neuron(1, 3).stats["n"] == n
+    assert offered(asked_store)["runs"][1] == (1, "run 1: asked: One, two,")
+
+
+def test_pages_that_use_the_model_at_once_see_what_each_would_alone(
+    asker: Asker, tmp_path: Path, toy_model: actlake.capture.Model
+) -> None:
+    actlake.capture(tmp_path / "hidden", toy_model, [" 1, 2,"], max_new_tokens=3, record=["hidden_states"])
+    generation = actlake.open(tmp_path / "hidden").generation(0)
+    alone = generation.watched(toy_model, ["1", "2"], 1)
+    with ThreadPoolExecutor(6) as threads:
+        writing = asker.ask("beside them", 20, 0.0)
+        found = [
+            threads.submit(asker.with_model, lambda model: generation.watched(model, ["1", "2"], 1)) for _ in range(6)
+        ]
+        for one in found:
+            pd.testing.assert_frame_equal(one.result(120), alone)
+    assert writing.result.result(120) > 0
 
 
 def test_a_model_that_is_not_there_is_said_to_who_asks(asked_store: actlake.Store, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_a_search_narrows_the_corpus_as_it_is_typed_and_is_kept_in_the_address(p
     page.wait_for_url("**search=no+such+text")
     page.get_by_role("button", name="Show all generations").click()
     expect(page.locator(".listed")).to_have_count(25)
+    page.wait_for_url(lambda url: "search" not in url)
     page.go_back()
     expect(page.get_by_text("No generation is like that")).to_be_visible()
     page.go_back()

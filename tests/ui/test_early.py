@@ -114,3 +114,14 @@ def test_a_drawing_of_what_was_not_recorded_leaves_the_early_part_to_its_heading
         first = first_piece(answer)
     assert "<h1>Generation 0</h1>" in first
     assert 'id="early-data"' not in first
+
+
+def test_nothing_of_the_late_part_is_seen_before_its_turn(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}generation?id=0")
+    expect(page.locator("#early")).to_have_count(0)
+    expect(page.locator(".copies button").first).to_be_visible()
+    seen = "one => one.checkVisibility({visibilityProperty: true, opacityProperty: true})"
+    assert page.locator(".copies button").first.evaluate(seen)
+    page.evaluate("document.getElementById('late').classList.add('waiting')")
+    for part in (".copies button", ".token", ".facts", "select", ".texts summary"):
+        assert not page.locator(part).first.evaluate(seen), part

@@ -127,7 +127,7 @@ def test_related_neurons_are_found_when_asked_for_and_are_links(
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("", "the address of a neuron is /neuron?layer=NUMBER&neuron=NUMBER"),
+        ("?layer=1", "the address of a neuron is /neuron?layer=NUMBER&neuron=NUMBER"),
         ("?layer=9&neuron=1", "no layer 9; there are layers 0-1"),
         ("?layer=1&neuron=12", "no neuron 12; each layer has neurons 0-11"),
         ("?layer=1&neuron=3&where=<b>", "Parser Error"),
@@ -142,6 +142,24 @@ def test_what_cannot_be_shown_is_one_clear_line_with_a_box_that_leads_on(
     page.get_by_label("neuron", exact=True).fill("3")
     page.get_by_role("button", name="Go").click()
     expect(page.get_by_role("heading", name="Layer 1 · neuron 3")).to_be_visible()
+
+
+@pytest.mark.browser
+def test_the_neurons_of_the_header_are_a_box_and_those_with_labels(
+    page: Page, tmp_path: Path, write_store: Callable[..., actlake.Store]
+) -> None:
+    store = write_store(tmp_path, ([" a", " b", " c"], 2))
+    with serve(store, port=0, block=False) as running:
+        page.goto(running.url)
+        page.get_by_role("link", name="Neurons").click()
+        expect(page.get_by_role("heading", name="Neurons")).to_be_visible()
+        expect(page.get_by_role("alert")).to_have_count(0)
+        expect(page.get_by_text("Labelled by people")).to_have_count(0)
+        store.label("<b>ends</b>", layer=1, neuron=4)
+        page.reload()
+        expect(page.get_by_role("listitem")).to_have_text("layer 1 · neuron 4 <b>ends</b>")
+        page.get_by_role("link", name="layer 1 · neuron 4").click()
+        expect(page.get_by_role("heading", name="Layer 1 · neuron 4")).to_be_visible()
 
 
 @pytest.mark.browser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import actlake
 import numpy as np
 import pytest
 from actlake.cli import cli
-from actlake.queries import View
+from actlake.queries import FactorOptions, View, factorize
 from actlake.ui.document import POLICY, Shown, document
+from actlake.ui.factor_cards import APART, AROUND, corpus_factors_payload
 from actlake.ui.maps import activations_payload, layers_payload
 from actlake.ui.notebook import html_of
 from actlake.ui.saved import save_page, shown_of
@@ -117,6 +119,65 @@ def test_a_notebooks_frame_draws_is_as_high_as_its_drawing_and_reaches_nothing(
         assert inner.locator("body").evaluate("() => window.origin") == "null"
         assert inner.locator("body").evaluate("() => window.hacked") is None
     assert offline.evaluate("window.hacked") is None
+
+
+@pytest.mark.browser
+def test_a_notebook_shows_the_factors_of_a_corpus_with_their_tokens_neurons_and_labels(
+    offline: Page, write_store: WriteStore, tmp_path: Path
+) -> None:
+    written = [([f"w{i}", *HOSTILE, " goes", "."], 2) for i in range(5)]
+    store = write_store(tmp_path / "s", *written, shards=2)
+    made = store.factors(3, reruns=1, in_memory_bytes=0)
+    number = store.save(made)
+    store.label("<b>beginnings</b>", factorization_id=number, factor=1)
+    loaded = store.factorization(number)
+    path = tmp_path / "notebook.html"
+    path.write_text("<!doctype html><meta charset=utf-8>" + str(html_of(made)) + str(html_of(loaded)), "utf-8")
+    offline.goto(path.as_uri())
+    for place, factors in enumerate((made, loaded)):
+        offline.locator("iframe").nth(place).scroll_into_view_if_needed()
+        inner = offline.locator("iframe").nth(place).content_frame
+        cards = inner.locator(".factor-card")
+        expect(cards).to_have_count(3)
+        expect(inner.locator("input, a")).to_have_count(0)
+        expect(cards.nth(1)).to_contain_text(f"explained share {100 * factors.explained[1]:.2f}%")
+        expect(cards.nth(1)).to_contain_text(f"stability {factors.stability[1]:.3f}")
+        top = factors.top_tokens(2, 3)
+        for row, example in zip(top.itertuples(), cards.nth(2).locator(".example").all(), strict=True):
+            expect(example).to_contain_text(f"generation {row.generation_id}, position {row.position}")
+            expect(example.locator(".token.chosen")).to_have_attribute("data-position", str(row.position))
+        strongest = factors.top_neurons(0, 1).iloc[0]
+        expect(cards.nth(0).locator(".card-neurons")).to_contain_text(
+            f"{strongest['layer']:.0f}/{strongest['neuron']:.0f}"
+        )
+        assert inner.locator("body").evaluate("() => window.hacked") is None
+        expect(inner.locator(".card-name")).to_have_text(["<b>beginnings</b>"] if place else [])
+        inner.get_by_role("button", name="by share").click()
+        expect(cards).to_have_count(3)
+
+
+def test_a_drawing_of_factors_of_a_corpus_is_bounded_however_large_the_corpus_and_says_what_it_leaves_out(
+    tmp_path: Path, write_store: WriteStore
+) -> None:
+    store = write_store(tmp_path, *(([f" {i}"] * 700, 2) for i in range(3)), recorded=["activations"])
+    factors = store.factors(24, [0, 1], method="pca")
+    wide = replace(factors, tokens=np.tile(factors.tokens, 4), components=np.tile(factors.components, (4, 1)))
+    wide = replace(wide, explained=np.tile(factors.explained, 4))
+    payload = corpus_factors_payload(wide)
+    assert payload["note"] == "all but the first 64 of 96 factors"
+    cards = payload["factorization"]["cards"]
+    assert len(cards) == 64
+    for card in cards:
+        for number, context in card["contexts"].items():
+            at = [each["position"] for each in card["examples"] if each["generation_id"] == int(number)]
+            assert context["first"] >= min(at) - AROUND
+            assert len(context["text"]) <= 2 * APART + 2 * AROUND + 1
+    assert factors_of_an_array_are_text()
+
+
+def factors_of_an_array_are_text() -> bool:
+    x = np.random.default_rng(0).random((9, 6), np.float32)
+    return html_of(factorize(x, FactorOptions(2), layers=[0])) is None
 
 
 def test_a_page_forbids_everything_that_is_not_in_it(full: actlake.Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,67 @@ def test_a_text_is_readable_on_every_colour_of_many_factors(page: Page) -> None:
     )
     assert min(contrast(*pair) for pair in pairs) >= 4.5
     assert len({background for background, _ in pairs[::levels]}) == k
+
+
+COLOURS = "faces => faces.map((face) => face.style.backgroundColor)"
+
+
+def long_strip(page: Page, *, idle: bool) -> tuple[list[str], list[str]]:
+    """Draws a strip that is many windows long, pins its first factor and then hovers the second. Gives the colours that all
+    tokens have under each when nothing is left to do. Without `idle` the browser never has time for what is out of sight."""
+    values = np.random.default_rng(0).random((1500, 2))
+    draw(page, factors(values))
+    found = []
+    for factor in (1, 0):
+        page.locator(".spark").nth(factor).hover()
+        with page.expect_download():
+            page.locator(".spark").nth(factor).click()
+            page.get_by_role("button", name="save as an SVG picture").click()
+        found.append(page.locator(".face").evaluate_all(COLOURS))
+    page.evaluate("window.scrollTo(0, 0)")
+    if not idle:
+        page.evaluate("window.requestIdleCallback = () => 1")
+    page.locator(".spark").nth(1).hover()
+    return found[1], found[0]
+
+
+def test_of_a_long_strip_what_comes_into_sight_is_right_in_its_first_frame(page: Page) -> None:
+    before, after = long_strip(page, idle=False)
+    now = page.locator(".face").evaluate_all(COLOURS)
+    n_seen = page.locator(".token").evaluate_all(
+        "all => all.filter((one) => one.getBoundingClientRect().top < window.innerHeight).length"
+    )
+    assert 100 < n_seen < 1000
+    assert now[:n_seen] == after[:n_seen]
+    assert now[-100:] == before[-100:] != after[-100:]
+    at_the_end = page.evaluate(
+        """() => new Promise((done) => {
+            document.addEventListener("scroll", () => requestAnimationFrame(() => {
+                done([...document.querySelectorAll(".face")].slice(-50).map((face) => face.style.backgroundColor));
+            }), {once: true});
+            window.scrollTo(0, document.body.scrollHeight);
+        })"""
+    )
+    assert at_the_end == after[-50:]
+
+
+def test_a_picture_of_a_long_strip_has_the_colours_of_all_tokens(page: Page, tmp_path: Path) -> None:
+    _, after = long_strip(page, idle=False)
+    with page.expect_download() as saved:
+        page.evaluate("document.querySelector('[aria-label=\"save as an SVG picture\"]').click()")
+    saved.value.save_as(tmp_path / "strip.svg")
+    drawn = (tmp_path / "strip.svg").read_text("utf-8")
+    assert page.locator(".face").evaluate_all(COLOURS) == after
+    computed = page.locator(".face").evaluate_all("all => all.map((face) => getComputedStyle(face).backgroundColor)")
+    assert [colour for colour in computed if f'fill="{colour}"' not in drawn] == []
+
+
+def test_what_is_out_of_sight_is_coloured_when_the_browser_has_time(page: Page) -> None:
+    _, after = long_strip(page, idle=True)
+    page.wait_for_function(
+        "after => [...document.querySelectorAll('.face')].every((face, i) => face.style.backgroundColor === after[i])",
+        arg=after,
+    )
 
 
 def contrast(background: str, ink: str) -> float:

@@ -52,8 +52,14 @@ function bytes(base64) { return Uint8Array.from(atob(base64), (character) => cha
 /** 0.1234 as "12.3%". */
 export function percent(share, digits = 1) { return `${signedText(100 * share, digits)}%`; }
 
+/** A share of a whole as a percentage; one that is not nothing never reads as nothing. */
+export function shareText(share) { return share > 0 && share < 0.0005 ? "< 0.1%" : percent(share); }
+
 /** A number with a true minus. */
 export function signedText(value, digits) { return value.toFixed(digits).replace("-", "−"); }
+
+/** A number as `said` writes it, or "unknown" where there is none (null). */
+export function orUnknown(value, said) { return value === null ? "unknown" : said(value); }
 
 /** A number to six significant digits, as short as that allows, with a true minus. */
 export function exactText(value) {

@@ -16,7 +16,7 @@ export function draw(element, data, {state = {}, onChange = () => {}} = {}) {
     drawn = view(element, data, {state: now, theme: themeOf(element), onChange: change});
     const strip = element.firstElementChild;
     if (data.note) strip.append(node("p", "left-out", `Left out: ${data.note}.`));
-    strip.append(tools(strip, data.name ?? data.kind, drawn.table));
+    strip.append(tools(strip, data.name ?? data.kind, drawn.table, drawn.settle));
   };
   const unwatch = watchTheme(again);
   again();
@@ -45,7 +45,10 @@ export function render({model}) {
   };
   const wait = () => element.classList.toggle("busy", model.busy);
   model.on("payload", drawPayload);
-  model.on("busy", wait);
+  model.on("busy", () => {
+    wait();
+    if (!model.busy && model.payload === "") globalThis.lateIsDrawn?.();  // nothing comes: the page says why
+  });
   model.on("state", () => { if (JSON.stringify(model.state) !== written) drawing?.update(model.state); });
   drawPayload();
   wait();

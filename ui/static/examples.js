@@ -35,7 +35,8 @@ export function signedScale(values, theme) {
 
 /** A list of examples. `examples`: [{generation_id, position, value, note?}]; `contexts`: by generation_id {first, text, generated,
  *  special, values (base64 of float32, NaN where there is none), more_before, more_after}. options: scale, tip, whole (whether long
- *  contexts are shown whole), link(generation_id, position), what (the name of the value). Gives the element. */
+ *  contexts are shown whole), link(generation_id, position), null
+ *  where there is no page to lead to, what (the name of the value). Gives the element. */
 export function exampleList(examples, contexts, {scale, tip, whole, link, what}) {
   const list = node("ol", "examples");
   for (const example of examples) list.append(oneExample(example, contexts[example.generation_id]));
@@ -45,8 +46,9 @@ export function exampleList(examples, contexts, {scale, tip, whole, link, what})
     const item = node("li", "example"), n = context.text.length, at = example.position - context.first;
     const values = context.decoded ??= floats(context.values);
     const head = node("div", "example-head");
-    const anchor = node("a", "example-link", `generation ${example.generation_id}, position ${example.position}`);
-    anchor.href = link(example.generation_id, example.position);
+    const address = link(example.generation_id, example.position);
+    const anchor = node(address === null ? "span" : "a", "example-link", `generation ${example.generation_id}, position ${example.position}`);
+    if (address !== null) anchor.href = address;
     head.append(node("b", "example-value", signedText(example.value, 3)), anchor);
     if (example.note) head.append(node("span", "example-note", example.note));
     const line = node("div", "context");

@@ -1,6 +1,6 @@
 /** A saved factorization: a card for each factor, with its label, its strongest tokens in their contexts, and its neurons. */
 
-import {choice, floats, node, percent, signedText} from "./base.js";
+import {choice, floats, node, orUnknown, percent, signedText} from "./base.js";
 import {exampleList, signedScale} from "./examples.js";
 import {rgb} from "./colour.js";
 import {tooltip} from "./tokens.js";
@@ -14,7 +14,8 @@ export function factorization(element, data, {state, theme, onChange}) {
   const tip = tooltip(strip);
   let whole = Boolean(state.whole), sort = state.sort ?? "factor";
   const bar = node("div", "bar"), list = node("div", "cards");
-  const orders = [["by number", "factor"], ["by share", "explained"]];
+  const orders = [["by number", "factor"]];
+  if (cards.some((card) => card.explained !== null)) orders.push(["by share", "explained"]);
   if (cards.some((card) => card.stability !== null)) orders.push(["by stability", "stability"]);
   const order = choice("order of the factors", orders, sort, (now) => { sort = now; order.set(now); fill(); onChange({sort}); });
   const forms = choice("contexts", [["around the token", false], ["whole contexts", true]], whole, (on) => {
@@ -38,29 +39,35 @@ export function factorization(element, data, {state, theme, onChange}) {
     const number = node("span", "spark-number", String(one.factor));
     number.style.backgroundColor = rgb(theme.factor(one.factor));
     number.style.color = theme.dark ? "black" : "white";
-    const label = node("input", "card-label");
-    label.value = one.label;
-    label.placeholder = "label, for everybody";
-    label.setAttribute("aria-label", `label of factor ${one.factor}`);
-    label.addEventListener("change", () => { one.label = label.value; onChange({label: {factor: one.factor, text: label.value}}); });
-    head.append(number, label);
-    if (one.explained !== null) head.append(fact("explained share", percent(one.explained, 2)));
+    head.append(number, ...labelOf(one));
+    head.append(fact("explained share", orUnknown(one.explained, (share) => percent(share, 2))));
     if (one.stability !== null) head.append(fact("stability", one.stability.toFixed(3)));
     const values = Object.values(one.contexts).flatMap((context) => [...(context.decoded ??= floats(context.values))]);
     const scale = signedScale(values, theme);
     head.append(scale.legend("value"));
-    const neurons = node("p", "card-neurons", "neurons ");
+    const neurons = node("p", "card-neurons", "strongest neurons (layer/neuron, weight) ");
     for (const each of one.neurons) {
-      const link = node("a", "example-link", `${each.layer}/${each.neuron}`);
-      link.href = base === null ? "#" : `${base}neuron?layer=${each.layer}&neuron=${each.neuron}`;
+      const link = node(base === null ? "span" : "a", "example-link", `${each.layer}/${each.neuron}`);
+      if (base !== null) link.href = `${base}neuron?layer=${each.layer}&neuron=${each.neuron}`;
       link.title = `layer ${each.layer}, neuron ${each.neuron}`;
       neurons.append(link, node("span", "", ` ${signedText(each.weight, 3)}  `));
     }
     part.append(head, neurons, exampleList(one.examples, one.contexts, {
       scale, tip, whole, what: `factor ${one.factor}`,
-      link: (generation_id) => base === null ? "#" : `${base}generation?id=${generation_id}`,
+      link: (generation_id) => base === null ? null : `${base}generation?id=${generation_id}`,
     }));
     return part;
+  }
+
+  /** Where there is an app, a label can be changed; elsewhere it is read. */
+  function labelOf(one) {
+    if (base === null) return one.label ? [node("b", "card-name", one.label)] : [];
+    const label = node("input", "card-label");
+    label.value = one.label;
+    label.placeholder = "label, for everybody";
+    label.setAttribute("aria-label", `label of factor ${one.factor}`);
+    label.addEventListener("change", () => { one.label = label.value; onChange({label: {factor: one.factor, text: label.value}}); });
+    return [label];
   }
 
   function fact(name, value) {

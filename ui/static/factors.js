@@ -1,10 +1,11 @@
 /** Factors of activations: a sparkline for each, beside the tokens that they colour. */
 
-import {button, exactText, floats, node, percent, shape, signedText} from "./base.js";
+import {button, exactText, floats, node, orUnknown, shape, shareText, signedText} from "./base.js";
 import {LEVELS, level, palette, ramp, rgba, signedRamp} from "./colour.js";
 import {mention, tokenFacts, tokenLine} from "./tokens.js";
 
 const SPARK_BINS = 240;
+const NEARLY_ALL = 0.9;
 
 /** Sparklines, one a factor, beside the tokens; hovering a factor paints the tokens with it, a click pins it.
  *  Values are drawn relative to each factor's own peak: the scale of a factor is arbitrary, its shape is not.
@@ -60,11 +61,11 @@ export function factors(element, data, {state, theme, onChange}) {
   }
 
   function show(factor) {
-    for (let position = 0; position < n; position++) {
+    line.colour((position) => {
       const worn = factor ?? strongest[position];
       const value = values[position * k + worn];
-      line.paint(position, ...(factor === null ? palettes[worn][level(Math.abs(value), 1)] : paintOf(value, worn)));
-    }
+      return factor === null ? palettes[worn][level(Math.abs(value), 1)] : paintOf(value, worn);
+    });
     for (const spark of sparks) spark.element.classList.toggle("shown", spark.factor === factor);
     read(factor);
   }
@@ -93,11 +94,11 @@ export function factors(element, data, {state, theme, onChange}) {
     if (factor === null) {
       const error = Number.isFinite(given.error) ? ` · relative error ${given.error.toFixed(3)}` : "";
       readout.replaceChildren(node("span", "reading", `Each token wears the colour of its strongest factor${error}`), hint);
+      const whole = given.explained?.findIndex((share, each) => share > NEARLY_ALL && k > 1 && peakOf(each) < nPrompt) ?? -1;
+      if (whole >= 0 && nPrompt < n) readout.append(node("span", "number", `Factor ${whole} alone explains nearly everything: its tokens are far stronger than all others. To leave them out, take the generated positions.`));
       return;
     }
-    let peak = 0;
-    for (let position = 1; position < n; position++)
-      if (Math.abs(values[position * k + factor]) > Math.abs(values[peak * k + factor])) peak = position;
+    const peak = peakOf(factor);
     const reading = node("span", "reading");
     reading.append(`Factor ${factor} peaks at `, mention(tokens, peak));
     const scale = node("span", "legend");
@@ -107,11 +108,19 @@ export function factors(element, data, {state, theme, onChange}) {
     readout.replaceChildren(reading, scale, hint);
   }
 
+  /** The position where a factor is strongest. */
+  function peakOf(factor) {
+    let peak = 0;
+    for (let position = 1; position < n; position++)
+      if (Math.abs(values[position * k + factor]) > Math.abs(values[peak * k + factor])) peak = position;
+    return peak;
+  }
+
   /** What is known of a factor as a whole. */
   function numbersOf(factor) {
     const said = [];
-    if (given.explained) said.push(`explains ${percent(given.explained[factor])}`);
-    if (given.stability) said.push(`stability ${given.stability[factor].toFixed(2)}`);
+    if (given.explained) said.push(given.explained[factor] === null ? "explained share unknown" : `explains ${shareText(given.explained[factor])}`);
+    if (given.stability) said.push(`stability ${orUnknown(given.stability[factor], (value) => value.toFixed(2))}`);
     return said.map((text) => node("span", "number", `· ${text}`));
   }
 
@@ -144,8 +153,8 @@ export function factors(element, data, {state, theme, onChange}) {
     row.append(number, plot);
     if (given.explained || given.stability) {
       const facts = node("span", "spark-facts");
-      if (given.explained) facts.append(node("span", "", percent(given.explained[factor])));
-      if (given.stability) facts.append(node("span", "spark-stability", `stable ${given.stability[factor].toFixed(2)}`));
+      if (given.explained) facts.append(titled("the share of the energy of the activations that it explains", node("span", "", orUnknown(given.explained[factor], shareText))));
+      if (given.stability) facts.append(titled("how well other seeds find it again, up to 1", node("span", "spark-stability", `stable ${orUnknown(given.stability[factor], (value) => value.toFixed(2))}`)));
       row.append(facts);
     }
     return {
@@ -160,6 +169,7 @@ export function factors(element, data, {state, theme, onChange}) {
 
   return {
     element: strip,
+    settle: line.settle,
     table: () => ({
       columns: ["position", "token", "factor", "value"],
       rows: tokens.text.flatMap((text, position) => Array.from({length: k}, (_, factor) => [position, text, factor, exact[position * k + factor]])),
@@ -188,6 +198,11 @@ export function sparkPath(values, n, k, factor, signed) {
     path += `M${bin + 0.1},${base}V${top.toFixed(4)}h0.8V${base}Z`;
   }
   return {path, bins};
+}
+
+function titled(title, element) {
+  element.title = title;
+  return element;
 }
 
 function sparkPlot(values, n, k, factor, signed, fill) {

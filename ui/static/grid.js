@@ -84,7 +84,8 @@ export function grid(strip, options) {
     if (!canvas.clientWidth) { wanted = [row, column]; return; }
     const [x, y, width, height] = place(row, column);
     if (x < labelWidth) element.scrollLeft -= labelWidth - x;
-    if (x + width > canvas.clientWidth) element.scrollLeft += x + width - canvas.clientWidth;
+    const beyond = x + width - canvas.clientWidth;
+    if (beyond > 0) element.scrollLeft += Math.ceil(beyond / cellWidth) * cellWidth;  // no column is cut at the left
     if (y < headHeight) element.scrollTop -= headHeight - y;
     if (y + height > canvas.clientHeight) element.scrollTop += y + height - canvas.clientHeight;
   }

@@ -33,6 +33,7 @@ export function saliency(element, data, {state, theme, onChange}) {
     release() { if (pinned !== null) pin(null); },
     facts: (position) => facts(position),
   });
+  if (given.masked) for (const output of rows.keys()) line.boxes[output].classList.add("masked");
   strip.append(bar, line.element, readout);
   element.replaceChildren(strip);
   detail(detailed);
@@ -52,15 +53,12 @@ export function saliency(element, data, {state, theme, onChange}) {
 
   function show(output) {
     shown = output;
-    for (let position = 0; position < n; position++) {
-      if (position === output) line.paint(position, ink, surface);
-      else if (!isInput(output, position)) line.paint(position, "transparent", soft);
-      else {
-        const value = share(output, position);
-        const paint = given.signed ? (value < 0 ? cold : warm) : colour;
-        line.paint(position, ...paint[level(Math.abs(value), ceiling)]);
-      }
-    }
+    line.colour((position) => {
+      if (position === output) return [ink, surface];
+      if (!isInput(output, position)) return ["transparent", soft];
+      const value = share(output, position);
+      return (given.signed ? (value < 0 ? cold : warm) : colour)[level(Math.abs(value), ceiling)];
+    });
     if (detailed) writeShares();
     line.mark(output, pinned !== null);
     readStrongest();
@@ -127,6 +125,7 @@ export function saliency(element, data, {state, theme, onChange}) {
 
   return {
     element: strip,
+    settle: line.settle,
     table: () => ({
       columns: ["output_position", "input_position", "token", "share"],
       rows: rows.size ? inputs().map((input) => [tokens.last[shown], tokens.first[input], tokens.text[input], share(shown, input)]) : [],

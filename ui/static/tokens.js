@@ -2,8 +2,12 @@
 
 import {node, percent, signedText} from "./base.js";
 
+const AT_ONCE = 1000;  // tokens out of sight that are painted together: a frame costs the more, the more tokens there are at all
+
 /** A line of tokens in `strip`. handlers: over(position), out(), press(position), release(), facts(position) → [name, text] rows.
- *  Gives {element, faces, notes, paint(position, background, ink), note(position, text), mark(position, isPinned)}. */
+ *  Gives {element, boxes, colour(paintOf), settle(), note(position, text), mark(position, isPinned)}. `colour` gives every token
+ *  paintOf(position), a [background, ink]: those that are in sight, or nearly, at once, the others when the browser has time;
+ *  `settle` does what is left of it. */
 export function tokenLine(strip, tokens, handlers) {
   const line = node("div", "line");
   line.setAttribute("role", "listbox");
@@ -30,6 +34,7 @@ export function tokenLine(strip, tokens, handlers) {
     boxes.push(box); faces.push(face); notes.push(note);
   });
   const tip = tooltip(strip);
+  let paintOf = null, near = [0, 0], done = 0, waiting = null;  // near's tokens are painted, and `done` of the others
   let current = Math.max(0, tokens.generated.indexOf(true)), marked = null;
   if (boxes.length > 0) boxes[current].tabIndex = 0;
 
@@ -48,6 +53,14 @@ export function tokenLine(strip, tokens, handlers) {
     if (!strip.isConnected) document.removeEventListener("keydown", escape);
     else if (event.key === "Escape") handlers.release();
   });
+  document.addEventListener("scroll", function scrolled() {
+    if (!strip.isConnected) document.removeEventListener("scroll", scrolled, true);
+    else if (waiting !== null) paint(...inSight());  // what comes into sight is right in the frame that shows it
+  }, {capture: true, passive: true});
+  window.addEventListener("beforeprint", function printed() {
+    if (!strip.isConnected) window.removeEventListener("beforeprint", printed);
+    else settle();
+  });
   line.addEventListener("keydown", (event) => {
     const position = positionAt(event);
     if (position === null) return;
@@ -60,6 +73,54 @@ export function tokenLine(strip, tokens, handlers) {
     }
     event.preventDefault();
   });
+
+  function colour(how) {
+    near = paintOf === null ? [0, boxes.length] : inSight();  // at first all of them
+    paintOf = how;
+    done = 0;
+    paint(...near);
+    if (near[1] - near[0] < boxes.length) waiting ??= whenIdle(goOn);
+  }
+
+  function paint(from, to) {
+    for (let position = from; position < to; position++) {
+      const [background, ink] = paintOf(position), style = faces[position].style;
+      if (grounds[position] !== background) { style.backgroundColor = background; grounds[position] = background; }
+      if (inks[position] !== ink) { style.color = ink; inks[position] = ink; }  // a colour is inherited: the costly one
+    }
+  }
+
+  /** The next tokens that are out of sight: those after what is near, then those before it. */
+  function goOn() {
+    const [first, end] = near, after = boxes.length - end, n = after + first;
+    const to = Math.min(n, done + AT_ONCE);
+    if (done < after) paint(end + done, end + Math.min(to, after));
+    if (to > after) paint(Math.max(0, done - after), to - after);
+    done = to;
+    waiting = done < n ? whenIdle(goOn) : null;
+  }
+
+  function settle() {
+    if (waiting === null) return;
+    notIdle(waiting);
+    waiting = null;
+    paint(0, boxes.length);
+  }
+
+  /** The first token that is within a quarter of a window of what is seen, and the end of them; all where nothing is laid out. Rows lie
+   *  below each other, so halving finds them, and their boxes are asked for before any of them is changed. */
+  function inSight() {
+    const room = window.innerHeight / 4;
+    const firstWhere = (test) => {
+      let low = 0, high = boxes.length;
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (test(boxes[middle].getBoundingClientRect())) high = middle; else low = middle + 1;
+      }
+      return low;
+    };
+    return [firstWhere((box) => box.bottom >= -room), firstWhere((box) => box.top > window.innerHeight + room)];
+  }
 
   function positionAt(event) {
     const box = event.target.closest(".token");
@@ -107,13 +168,8 @@ export function tokenLine(strip, tokens, handlers) {
   return {
     element: line,
     boxes,
-    faces,
-    notes,
-    paint(position, background, ink) {
-      const style = faces[position].style;
-      if (grounds[position] !== background) { style.backgroundColor = background; grounds[position] = background; }
-      if (inks[position] !== ink) { style.color = ink; inks[position] = ink; }  // a colour is inherited: the costly one
-    },
+    colour,
+    settle,
     note(position, text) { notes[position].textContent = text; },
     mark(position, isPinned) {
       if (marked !== null) { boxes[marked].classList.remove("output", "pinned"); boxes[marked].setAttribute("aria-selected", "false"); }
@@ -124,6 +180,10 @@ export function tokenLine(strip, tokens, handlers) {
     },
   };
 }
+
+function whenIdle(work) { return window.requestIdleCallback ? requestIdleCallback(work, {timeout: 100}) : setTimeout(work, 20); }
+
+function notIdle(number) { if (window.cancelIdleCallback) cancelIdleCallback(number); else clearTimeout(number); }
 
 // What a token's text looks like: whitespace is visible, bytes and invisible characters are chips.
 

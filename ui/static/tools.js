@@ -3,15 +3,17 @@
 import {button, node} from "./base.js";
 import {pngOf, svgOf} from "./picture.js";
 
-/** Buttons that save what `strip` shows. `table()` gives {columns, rows}; `name` is the files' name without a suffix. */
-export function tools(strip, name, table) {
+/** Buttons that save what `strip` shows. `table()` gives {columns, rows}; `name` is the files' name without a suffix;
+ *  `settle()` finishes what is not drawn yet because it is out of sight. */
+export function tools(strip, name, table, settle = () => {}) {
   const bar = node("div", "tools");
   bar.setAttribute("role", "group");
   bar.setAttribute("aria-label", "save");
   bar.append(node("span", "tools-name", "Save"));
+  const picture = () => { settle(); return svgOf(strip); };
   const add = (text, label, make) => bar.append(button("tool", text, () => make(), label));
-  add("PNG", "save as a PNG picture", async () => save(`${name}.png`, await pngOf(svgOf(strip))));
-  add("SVG", "save as an SVG picture", () => save(`${name}.svg`, new Blob([svgOf(strip)], {type: "image/svg+xml"})));
+  add("PNG", "save as a PNG picture", async () => save(`${name}.png`, await pngOf(picture())));
+  add("SVG", "save as an SVG picture", () => save(`${name}.svg`, new Blob([picture()], {type: "image/svg+xml"})));
   if (table) {
     add("CSV", "save the data shown as CSV", () => save(`${name}.csv`, new Blob([csvOf(table())], {type: "text/csv"})));
     add("JSON", "save the data shown as JSON", () => save(`${name}.json`, new Blob([jsonOf(table())], {type: "application/json"})));
