@@ -23,11 +23,14 @@ check: $(VENV)/.dev  ## Lint, types, import contracts and the fast tests: about 
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not browser" $(WORKERS) $(ARGS)
 
-bench: $(VENV)/.dev  ## Measure, on the built-in model; docs/benchmarks.md has what was seen (half an hour, 30 GB of disk).
+bench: $(VENV)/.dev browser  ## Measure, on the built-in model; docs/benchmarks.md has what was seen (an hour, 40 GB of disk).
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/store.py $(ARGS)
+	$(BIN)/actlake demo --no-serve
+	$(BIN)/python benchmarks/factors.py actlake-demo --memory actlake-benchmark/factors
+	$(BIN)/python benchmarks/app.py
 
 docs: $(VENV)/.dev browser  ## Take the screenshots of the README again, from the demo's store.
 	$(BIN)/python docs/screenshots.py $(ARGS)

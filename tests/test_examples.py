@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from playwright.sync_api import expect, sync_playwright
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-DRAWINGS = {"saliency": 4, "factors": 4, "layers": 2, "activations": 4}
+DRAWINGS = {"saliency": 7, "factors": 7, "layers": 3, "activations": 4}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = [
@@ -44,10 +44,10 @@ def test_a_notebook_runs_and_its_html_draws_offline(name: str, tmp_path: Path) -
     html, _ = HTMLExporter(template_name="basic").from_notebook_node(book)
     page_file = tmp_path / "notebook.html"
     page_file.write_text(f"<!doctype html><meta charset=utf-8>{html}", "utf-8")
-    check_offline(page_file, DRAWINGS[name])
+    check_offline(name, page_file, DRAWINGS[name])
 
 
-def check_offline(path: Path, n_drawings: int) -> None:
+def check_offline(name: str, path: Path, n_drawings: int) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_context(offline=True).new_page()
@@ -60,7 +60,14 @@ def check_offline(path: Path, n_drawings: int) -> None:
             frames.nth(place).scroll_into_view_if_needed()
             expect(frames.nth(place).content_frame.locator(".strip").first).to_be_visible()
         if os.environ.get("ACTLAKE_SCREENSHOTS"):
-            page.screenshot(path=Path(os.environ["ACTLAKE_SCREENSHOTS"]) / f"{path.parent.name}.png", full_page=True)
+            folder = Path(os.environ["ACTLAKE_SCREENSHOTS"], name)
+            folder.mkdir(parents=True, exist_ok=True)
+            for place in range(
+                n_drawings
+            ):  # one by one: of frames that are out of sight, a picture of the page has none
+                frames.nth(place).scroll_into_view_if_needed()
+                page.wait_for_timeout(400)
+                page.screenshot(path=folder / f"{place}.png")
         browser.close()
         assert errors == []
 
