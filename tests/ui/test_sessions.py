@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.client
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from actlake.ui.app import Seats
 from actlake.ui.query import Query
 from bokeh.document import Document
 
-N_SESSIONS = 100
+N_SESSIONS = 168
+N_ROUNDS = 6
 
 
 def get(server: Server, path: str) -> int:
@@ -48,18 +50,20 @@ def comes_true(condition: Callable[[], bool], seconds: float = 30) -> bool:
 
 
 @pytest.mark.slow
-def test_a_hundred_sessions_that_ended_leave_neither_documents_nor_memory(store: actlake.Store) -> None:
+def test_sessions_that_ended_leave_neither_documents_nor_memory(store: actlake.Store) -> None:
     paths = ["/", "/sql", "/generation?id=0", "/generation?id=0&view=factors"]
-    before_any = documents()
+    before_any, grown = documents(), []
     with serve(store, port=0, block=False, seats=Seats(unused_s=0.5)) as running:
-        for round_number in range(2):  # caches fill in the first
+        for round_number in range(N_ROUNDS):
             before = resident_bytes()
-            for number in range(N_SESSIONS // 2):
+            for number in range(N_SESSIONS // N_ROUNDS):
                 assert get(running, paths[number % len(paths)]) == 200
             assert comes_true(lambda: documents() <= before_any), round_number
-        grown = (resident_bytes() - before) / (N_SESSIONS // 2)
-    print(f"{grown / 1e3:.0f} kB a session stay")
-    assert grown < 100_000
+            grown.append((resident_bytes() - before) / (N_SESSIONS // N_ROUNDS))
+    # Caches fill in the first round, and the allocator takes or gives megabytes in any; what stays of a session does so in all.
+    a_session = statistics.median(grown[1:])
+    print(f"{a_session / 1e3:.0f} kB a session stay, of rounds {[round(each / 1e3) for each in grown]}")
+    assert a_session < 100_000
 
 
 def test_a_query_that_runs_holds_up_no_page_of_another(store: actlake.Store) -> None:
