@@ -280,7 +280,7 @@ class TestWhatCannotBeReached:
             started = time.monotonic()
             with pytest.raises(StoreUnreachable) as caught:
                 ask()
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 30
             said.append(str(caught.value))
             assert "\n" not in said[-1]
         return said[0], said[1]

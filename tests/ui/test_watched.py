@@ -78,5 +78,5 @@ def test_a_link_to_what_cannot_be_watched_shows_the_sentence_in_place_of_the_dra
     page.goto(f"{server.url}generation?id=0&view=layers&watch=one+two")
     expect(page.get_by_role("alert")).to_contain_text("give the text of one token")
     page.wait_for_function("globalThis.Bokeh?.documents.length > 0 && Bokeh.documents.every((one) => one.is_idle)")
-    expect(page.locator("#early")).to_have_count(0, timeout=3_000)  # a drawing would be waited for, 5 s from here on
+    expect(page.locator("#early")).to_have_count(0, timeout=4_500)  # a drawing would be waited for, 5 s from here on
     expect(page.locator("canvas")).to_have_count(0)
