@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import panel as pn
 from panel.auth import BasicAuthProvider, BasicLoginHandler, _validate_next_url
 from tornado.web import RequestHandler
 
@@ -28,6 +29,9 @@ ATTEMPTS, ATTEMPTS_SECONDS = 5, 60.0
 """Wrong passwords that are heard from one address in so many seconds."""
 
 LEAST_PASSWORD = 8
+
+TENANTS = {"auth0": "subdomain", "okta": "url", "azure": "tenant", "azurev2": "tenant"}
+"""What says whose account at a provider it is; without it Panel would ask somebody else's who people are."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class Access:
                 raise InvalidOption("oauth_provider", self.oauth_provider, wanted)
             if missing := [name for name in needed(self.oauth_provider) if not os.environ.get(name)]:
                 raise InvalidOption("oauth_provider", self.oauth_provider, f"set {' and '.join(missing)}")
+            if (name := TENANTS.get(self.oauth_provider)) and not _is_set(name):
+                example = f"PANEL_OAUTH_EXTRA_PARAMS=\"{{'{name}': '…'}}\""
+                raise InvalidOption(
+                    "oauth_provider", self.oauth_provider, f"say whose it is: set {example} (docs/app.md)"
+                )
         if not (is_loopback(address) or self.password is not None or self.oauth_provider or self.insecure):
             wanted = (
                 "other machines could reach it, and nobody would be asked who they are; give --password-file or "
@@ -80,6 +89,10 @@ def needed(oauth_provider: str) -> list[str]:
     if oauth_provider in ("auth_code", "generic"):
         names += ["PANEL_OAUTH_AUTHORIZE_URL", "PANEL_OAUTH_TOKEN_URL"]
     return names
+
+
+def _is_set(tenant: str) -> bool:
+    return bool(pn.config.oauth_extra_params.get(tenant) or (tenant == "tenant" and os.environ.get("AAD_TENANT_ID")))
 
 
 def password_from(path: str | os.PathLike[str] | None, environment: Mapping[str, str] = os.environ) -> str | None:

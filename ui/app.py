@@ -7,6 +7,7 @@ content-security policy holds the browser to that.
 import asyncio
 import errno
 import logging
+import secrets
 import socket
 import threading
 import webbrowser
@@ -30,10 +31,12 @@ from .ask import Asker
 from .corpus import corpus_page
 from .corpus_factors import factors_early, factors_page
 from .early import Make, install
+from .gate import guard
 from .generation import generation_early, generation_page
 from .handlers import routes
+from .jobs import cancel_all
 from .neuron import neuron_early, neuron_page
-from .page import html, page, problem
+from .page import NOT_MADE, html, page, problem
 from .query import stop_all
 from .sql import sql_page
 
@@ -166,6 +169,7 @@ class Server:
             await stopped.wait()
             server.stop()
             stop_all()
+            cancel_all()
             if self._asker:
                 self._asker.close()
             store.close()
@@ -198,8 +202,7 @@ def _session(make: Page, held: Sequence[Store]) -> Callable[[], pn.Template]:
             return make(held[0])
         except Exception:  # the browser gets a page all the same; why is for the log
             logging.getLogger(__name__).exception("a page could not be made")
-            sentence = "this page could not be made; the log of `actlake serve` says why"
-            return page("actlake", html(problem(sentence)))
+            return page("actlake", html(problem(NOT_MADE)))
 
     return session
 
@@ -214,6 +217,10 @@ def _panel_server(held: Sequence[Store], port: int, address: str, access: Access
         title="actlake",
         unused_session_lifetime_milliseconds=int(1000 * seats.unused_s),
         check_unused_sessions_milliseconds=int(1000 * min(seats.unused_s, 17)),
+        include_headers=[],  # what a browser sends says who is there, and a page needs none of it
+        include_cookies=[],
+        sign_sessions=True,
+        secret_key=secrets.token_bytes(32),
         **access.options(),
     )
     # Bokeh allows "localhost" only, and only a bound socket knows which port 0 became.
@@ -221,6 +228,7 @@ def _panel_server(held: Sequence[Store], port: int, address: str, access: Access
     server._tornado._websocket_origins |= {origin if ":" in origin else f"{origin}:80" for origin in access.origins}
     server._tornado.transforms.append(SecurityHeaders)
     install(server._tornado, held, EARLY, seats.most)
+    guard(server._tornado, seats.most)
     return server
 
 

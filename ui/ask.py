@@ -43,6 +43,7 @@ class Asker:
         self._uri = store.uri
         self._line = ThreadPoolExecutor(1, thread_name_prefix="actlake-ask")
         self._waiting: list[Asked] = []
+        self._works: list[Future[Any]] = []
         self._model: Future[Model] = self._line.submit(self._load)
         _askers[store] = self
 
@@ -73,10 +74,17 @@ class Asker:
     def is_loading(self) -> bool:
         return not self._model.done()
 
-    def with_model(self, work: Callable[["Model"], Result]) -> Result:
-        """What `work` gives of the model, in the one thread that uses it: what is hooked into a network sees every pass of it, so
-        two at once would record one another's. Waits for those before it. Raises what loading the model raised."""
-        return self._line.submit(lambda: work(self._model.result())).result()
+    def submit(self, work: Callable[["Model"], Result]) -> "Future[Result]":
+        """What `work` will give of the model, in the one thread that uses it: what is hooked into a network sees every pass of
+        it, so two at once would record one another's. Its turn comes after those before it; a job that is cancelled leaves
+        the line. The result raises what loading the model raised. Raises InvalidOption when the line is long.
+        """
+        self._works = [one for one in self._works if not one.done()]
+        if len(self._works) >= MOST_WAITING:
+            raise InvalidOption("view", "layers", f"{MOST_WAITING} others wait for the model already; try again later")
+        job = self._line.submit(lambda: work(self._model.result()))
+        self._works.append(job)
+        return job
 
     @property
     def uri(self) -> str:

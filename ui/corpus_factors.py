@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import panel as pn
 from markupsafe import Markup
+from panel.io.location import Location
 
 from ..errors import ActlakeError, InvalidOption, number_ranges
 from ..queries import Store, saved_factors, top_tokens_sql
@@ -19,7 +20,7 @@ from .examples import records
 from .factor_cards import N_NEURONS, card
 from .factors_form import factors_form
 from .jobs import LIGHT
-from .page import address_bar, copy_as, html, page, problem
+from .page import address_bar, copy_as, html, later, page, problem
 
 Sort = Literal["factor", "explained", "stability"]
 EXAMPLES_OF_ALL, EXAMPLES_OF_ONE = 3, 20
@@ -71,12 +72,21 @@ def factors_page(store: Store) -> pn.Template:
         store.refresh()
         if address.id is None:
             return page("Factors · actlake", *factors_form(store, list_heading))
-        payload = factorization_payload(store, address)
-        heading = factorization_heading(store, address)
     except ActlakeError as error:
         return page("Factors · actlake", html(problem(str(error))))
-    state = {"sort": address.sort, "whole": address.whole}
-    drawing = Drawing(state=state)
+    return later(
+        f"Factorization {address.id} · actlake",
+        lambda: LIGHT.submit(lambda: (factorization_heading(store, address), factorization_payload(store, address))),
+        lambda found: _parts(store, location, address, *found),
+    )
+
+
+def _parts(
+    store: Store, location: Location, address: FactorsAddress, heading: Markup, payload: dict[str, Any]
+) -> list[Any]:
+    """The parts of a factorization's page; what is chosen on it moves the address, and what is written is a label."""
+    assert address.id is not None, "a factorization has a number"
+    drawing = Drawing(state={"sort": address.sort, "whole": address.whole})
     drawing.draw(payload)
     said = html(Markup(""))
 
@@ -101,7 +111,7 @@ def factors_page(store: Store) -> pn.Template:
     drawing.param.watch(move, "state")
     n = EXAMPLES_OF_ALL if address.factor is None else EXAMPLES_OF_ONE
     copies = copy_as(python=as_python(store.uri, address), sql=top_tokens_sql(address.id, n, address.factor))
-    return page(f"Factorization {address.id} · actlake", html(heading), drawing, said, copies)
+    return [html(heading), drawing, said, copies]
 
 
 def factors_early(store: Store, query: str) -> Early:

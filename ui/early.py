@@ -19,20 +19,19 @@ import jinja2
 from markupsafe import Markup
 from panel.io.server import DocHandler
 from tornado.iostream import StreamClosedError
-from tornado.web import RequestHandler, authenticated
+from tornado.web import HTTPError, RequestHandler, authenticated
 
 from ..errors import ActlakeError
 from ..queries import Store
 from .guarded import Guarded
 from .jobs import LIGHT
 from .modules import STATIC, drawing_css, drawing_module
-from .page import FRAME_CSS, PAGE_CSS, PAGE_JS, THEME_CSS, css, places, problem
+from .page import FRAME_CSS, PAGE_CSS, PAGE_JS, THEME_CSS, WAITING, css, places, problem
 
 PATIENCE_S = 0.5
 """How long the early part waits for its drawing; a page whose drawing takes longer begins with its heading alone."""
 
 FULL = problem("as many people look at this store as there is room for; reload this page in a minute")
-WAITING = Markup('<p class="status" role="status">Loading …</p>')
 
 
 @dataclass(frozen=True)
@@ -70,12 +69,11 @@ class _PageHandler(Guarded, DocHandler):
         if self.request.path == self.application.prefix:  # Panel sends the browser to the folder
             await super().get(*args, **kwargs)  # type: ignore[misc]  # Tornado's decorator hides that it waits
             return
+        if any(name.lower().startswith("bokeh-") for name in (*self.request.arguments, *self.request.headers)):
+            raise HTTPError(400, "a page's session is its own")  # nobody chooses the session that another's page gets
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Type", "text/html; charset=utf-8")
-        if (
-            sum(len(list(context.sessions)) for context in self.application._applications.values())
-            >= self.most_sessions
-        ):
+        if is_full(self.application, self.most_sessions):
             self.set_status(503)
             self.set_header("Retry-After", "15")
             self.finish(head(f"/{self.request.path.rpartition('/')[2]}", Early("actlake", FULL), None))
@@ -100,6 +98,11 @@ class _PageHandler(Guarded, DocHandler):
         except Exception:  # the session, which is made all the same, says what it can; why is for the log
             logging.getLogger(__name__).exception("the early part of a page could not be made")
         return head(route, early, payload)
+
+
+def is_full(application: Any, most_sessions: int) -> bool:
+    """Whether a Panel server's Tornado application has as many sessions as it may."""
+    return sum(len(list(context.sessions)) for context in application._applications.values()) >= most_sessions
 
 
 class DrawingScript(RequestHandler):

@@ -15,7 +15,7 @@ from ..errors import ActlakeError, Cancelled
 from ..queries import FACTOR_METHODS, NEGATIVES, POSITIONS, Store
 from .address import MAX_FACTORS, MAX_RERUNS, parse_layers
 from .controls import button, check, number, row, select, text
-from .jobs import FACTORS
+from .jobs import PASSES
 from .page import html, problem
 from .views import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, POSITION_NAMES
 
@@ -61,7 +61,7 @@ def factors_form(store: Store, heading: Callable[[Store], Markup]) -> list[Any]:
             options = {
                 key: DEFAULTS.get(key) if widget.value is None else widget.value for key, widget in asked.items()
             }
-            job = FACTORS.submit(factorised, store, options, (name.value or "").strip() or None, cancel, progress)
+            job = PASSES.submit(factorised, store, options, (name.value or "").strip() or None, cancel, progress)
             while not job.done():
                 if cancel.is_set() and job.cancel():  # it stood in the line
                     raise Cancelled("the factorization")

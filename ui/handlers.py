@@ -19,10 +19,12 @@ from ..queries import Format, Store, write_rows
 from .address import CorpusAddress, SqlAddress
 from .early import DrawingScript
 from .guarded import Guarded
-from .jobs import LIGHT, QUERIES
+from .jobs import DOWNLOADS, LIGHT
 from .query import Query
 
 _CHUNK = 2**18
+TAKEN_S = 60.0
+"""How long a piece of a file may wait to be taken."""
 
 
 class Handler(Guarded, AuthRequestHandler):
@@ -65,11 +67,13 @@ class Rows(Handler):
                 write_rows(rows, buffer, self.how)
 
         try:
-            await asyncio.wrap_future(QUERIES.submit(work))
+            await asyncio.wrap_future(DOWNLOADS.submit(work))
         except ActlakeError as error:
             self._end(output, str(error))
         except StreamClosedError:
             pass
+        except TimeoutError:
+            self._end(output, "nobody took the rows")
         except Exception:  # the rows are cut short, and why is for the log
             logging.getLogger(__name__).exception("sending the rows of a query failed")
             self._end(output, "this could not be sent; the log of `actlake serve` says why")
@@ -100,11 +104,13 @@ class Rows(Handler):
 
 
 class _Sent(io.RawIOBase):
-    """A file that is a browser's: what a thread writes into it is sent, no faster than it is taken."""
+    """A file that is a browser's: what a thread writes into it is sent, no faster than it is taken. Raises TimeoutError where
+    nobody takes it, so that who stopped reading holds no thread for ever."""
 
     def __init__(self, handler: Rows, loop: asyncio.AbstractEventLoop) -> None:
         self._handler, self._loop = handler, loop
         self.n_bytes = 0
+        self._is_left = False
 
     def writable(self) -> bool:
         return True
@@ -112,7 +118,13 @@ class _Sent(io.RawIOBase):
     def write(self, piece: Any) -> int:
         held = bytes(piece)
         self.n_bytes += len(held)
-        asyncio.run_coroutine_threadsafe(self._handler.send(held), self._loop).result()
+        if self._is_left:
+            raise TimeoutError
+        try:
+            asyncio.run_coroutine_threadsafe(self._handler.send(held), self._loop).result(TAKEN_S)
+        except TimeoutError:
+            self._is_left = True  # a writer that is closed would try again
+            raise
         return len(held)
 
 

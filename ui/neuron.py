@@ -7,23 +7,29 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from threading import Event
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import pandas as pd
 import panel as pn
 from markupsafe import Markup
+from panel.io.location import Location
 
 from ..errors import ActlakeError, number_ranges
 from ..queries import Neuron, Store, token_condition
 from .address import NeuronAddress
+from .controls import button, row, text
 from .drawing import Drawing
 from .early import Early
 from .examples import records
-from .jobs import LIGHT
+from .following import Following
+from .jobs import LIGHT, PASSES, QUERIES
 from .neuron_drawing import N_BINS, PER_BIN, QUANTILE_BINS, neuron_payload
-from .page import CONTROL_CSS, address_bar, copy_as, css, html, page, problem
+from .page import WAITING, address_bar, copy_as, html, later, problem
 
 N_RELATED = 12
 MOST_KEPT = 8
@@ -37,37 +43,67 @@ HOW = (
 _found: WeakKeyDictionary[Store, OrderedDict[tuple[int, NeuronAddress], Neuron]] = WeakKeyDictionary()
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What a page shows of a neuron, as threads found it."""
+
+    neuron: Neuron
+    payload: dict[str, Any]
+    label: str
+
+
 def neuron_page(store: Store) -> pn.Template:
     """The page at `/neuron?layer=4&neuron=1234`."""
     pn.extension()
     location = address_bar()
     try:
         address = NeuronAddress.parse(location.search)
-        found = neuron_at(store, address)
     except ActlakeError as error:
-        return page("Neuron · actlake", html(missing(store, location.search, error)))
-    drawing = Drawing(state={"log": address.log, "whole": address.whole})
-    drawing.draw(neuron_payload(found, address))
+        failed = error
+        return later(
+            "Neuron · actlake", lambda: LIGHT.submit(missing, store, location.search, failed), lambda said: [html(said)]
+        )
 
-    def move(event: Any) -> None:
+    def found() -> _Shown:
+        neuron = neuron_at(store, address)
+        return _Shown(neuron, neuron_payload(neuron, address), label_of(store, address))
+
+    return later(
+        title(address),
+        lambda: (QUERIES if condition(address) else LIGHT).submit(found),
+        lambda shown: _parts(store, location, address, shown),
+        lambda error: missing(store, location.search, error),
+    )
+
+
+def _parts(store: Store, location: Location, address: NeuronAddress, shown: _Shown) -> list[Any]:
+    """The parts of a neuron's page; what is chosen on it moves the address."""
+    drawing = Drawing(state={"log": address.log, "whole": address.whole})
+    drawing.draw(shown.payload)
+
+    def move(**changes: Any) -> None:
         nonlocal address
-        moved = replace(address, log=bool(event.new.get("log")), whole=bool(event.new.get("whole")))
-        if moved != address:
+        if (moved := replace(address, **changes)) != address:
             address = moved
             location.search = address.query()
 
-    drawing.param.watch(move, "state")
-    label = pn.widgets.TextInput(
-        label="label, for everybody",
-        value=label_of(store, address),
-        placeholder="what this neuron seems to do",
-        width=300,
-        margin=0,
-        stylesheets=[css(CONTROL_CSS)],
-    )
+    drawing.param.watch(lambda event: move(log=bool(event.new.get("log")), whole=bool(event.new.get("whole"))), "state")
+    return [
+        html(neuron_heading(shown.neuron, address)),
+        html(filter_form(address)),
+        drawing,
+        _label_row(store, address, shown.label),
+        *_related(shown.neuron, address, move),
+        copy_as(python=as_python(store.uri, address), sql=as_sql(shown.neuron)),
+    ]
+
+
+def _label_row(store: Store, address: NeuronAddress, label: str) -> pn.Row:
+    """The box with what people call the neuron, kept as soon as it is entered."""
+    box = text("label, for everybody", label, "what this neuron seems to do", 300)
     said = html(Markup(""), align="end")
 
-    async def name(event: Any) -> None:
+    async def keep(event: Any) -> None:
         numbers = {"layer": address.layer, "neuron": address.neuron, "run_id": address.run}
         try:
             await asyncio.wrap_future(LIGHT.submit(lambda: store.label(event.new.strip(), **numbers)))
@@ -75,45 +111,47 @@ def neuron_page(store: Store) -> pn.Template:
         except ActlakeError as error:
             said.object = str(problem(str(error)))
 
-    label.param.watch(name, "value")
-    related = html(Markup(""))
-    ask = pn.widgets.Button(label="Find related neurons", margin=0, stylesheets=[css(CONTROL_CSS)])
+    box.param.watch(keep, "value")
+    return row(box, said, margin=(16, 0, 0, 0))
+
+
+def _related(neuron: Neuron, address: NeuronAddress, move: Callable[..., None]) -> list[Any]:
+    """The button that looks for related neurons, a pass over the corpus, and what it finds; an address may begin with it."""
+    ask = button("Find related neurons")
+    following = Following("the search for related neurons")
+    listed = html(Markup(""))
 
     async def relate(event: object = None) -> None:
-        nonlocal address
         ask.loading = True
+
+        def begin(cancel: Event) -> "Future[pd.DataFrame]":
+            return PASSES.submit(lambda: neuron.related(N_RELATED, cancel=cancel, on_progress=following.report))
+
         try:
-            frame = await asyncio.wrap_future(LIGHT.submit(found.related, N_RELATED))
-            related.object = str(related_markup(frame, address))
+            listed.object = str(related_markup(await following.result(begin), address))
+            ask.visible = False
+            move(related=True)
         except ActlakeError as error:
-            related.object = str(problem(str(error)))
+            listed.object = str(problem(str(error)))
         except Exception:
             logging.getLogger(__name__).exception("related neurons could not be found")
-            related.object = str(problem("Related neurons could not be found; the server's log says why."))
-        ask.loading, ask.visible = False, False
-        if not address.related:
-            address = replace(address, related=True)
-            location.search = address.query()
+            listed.object = str(problem("Related neurons could not be found; the server's log says why."))
+        ask.loading = False
 
     ask.on_click(relate)
     if address.related:
         pn.state.onload(relate)
-    wrapping = {"flex-wrap": "wrap", "gap": "10px 18px", "align-items": "flex-end"}
-    return page(
-        title(address),
-        html(neuron_heading(found, address)),
-        html(filter_form(address)),
-        drawing,
-        pn.Row(label, ask, said, styles=wrapping, margin=(16, 0, 0, 0), sizing_mode="stretch_width"),
-        related,
-        copy_as(python=as_python(store.uri, address), sql=as_sql(found)),
-    )
+    pn.state.on_session_destroyed(lambda context: following.give_up())
+    return [row(ask, following.stop, following.bar, margin=(14, 0, 0, 0)), listed]
 
 
 def neuron_early(store: Store, query: str) -> Early:
-    """The whole page but for what changes the store, before there is a session."""
+    """The whole page but for what changes the store, before there is a session; of a neuron at some tokens, which have to be
+    found first, the title alone."""
     try:
         address = NeuronAddress.parse(query)
+        if condition(address):
+            return Early(title(address), WAITING)
         found = neuron_at(store, address)
     except ActlakeError as error:
         return Early("Neuron · actlake", missing(store, query, error))

@@ -5,9 +5,10 @@ page; it counts only in the browser that asked; who is not allowed is told so an
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.cookies import SimpleCookie
 from typing import Any
+from urllib.parse import parse_qs
 
 import panel as pn
 from markupsafe import Markup
@@ -54,6 +55,9 @@ ERRORS = (
     "unauthorized_client",
 )
 """Of what a provider may answer, the codes that tell a person something (RFC 6749, OpenID Connect Core)."""
+TOKEN_ERRORS = ("invalid_client", "invalid_grant", "unsupported_grant_type", *ERRORS)
+HIDDEN = {"code", "state", "error", "error_description"}
+"""What a provider answers with, and the address that people come back to may not have."""
 
 
 def is_allowed(user: str, allowed: Sequence[str]) -> bool:
@@ -113,6 +117,8 @@ class _OAuthLogin(Guarded):
         if error := self.get_argument("error", ""):
             said = f" ({error})" if error in ERRORS else ""  # anybody can write a link with words of their own
             raise _Refused(403, f"The provider refused the sign-in{said}.")
+        if HIDDEN & {name.rpartition("?")[2] for name in parse_qs(self.get_argument("next", ""))}:
+            raise _Refused(400, NOT_BEGUN)  # Panel would take them for the provider's answer
         answered, state = self.get_argument("code", ""), self.get_argument("state", "")
         if answered and not (state and self.get_secure_cookie(STATE_COOKIE_NAME)):
             raise _Refused(401, NOT_BEGUN)
@@ -123,6 +129,17 @@ class _OAuthLogin(Guarded):
         if user is not None and not is_allowed(user, self.allowed):
             raise _Refused(403, f"{user} may not come in here.")
         return user
+
+    def _raise_error(self, response: Any, body: Any = None, status: int = 400) -> None:
+        """In place of Panel's, which writes the whole answer, tokens and all, into the log."""
+        code = body.get("error") if isinstance(body, Mapping) else None
+        said = code if isinstance(code, str) and code in TOKEN_ERRORS else "no error code"
+        logging.getLogger(__name__).error("the provider gave no token or no name: HTTP %s, %s", response.code, said)
+        raise HTTPError(status, "the provider gave no token or no name")
+
+    def _request_summary(self) -> str:
+        """What the log says of a request: not the query, in which codes are."""
+        return f"{self.request.method} {self.request.path} ({self.request.remote_ip})"
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs["exc_info"][1]

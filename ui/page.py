@@ -4,15 +4,20 @@ Panel's text panes execute HTML, so every text of the store goes through `Markup
 given.
 """
 
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import panel as pn
 import param
 from markupsafe import Markup
 from panel.io.location import Location
 
+from ..errors import ActlakeError
 from .strip import STATIC
 
 PAGE_HTML = STATIC / "page.html"
@@ -21,6 +26,10 @@ THEME_CSS = STATIC / "theme.css"
 FRAME_CSS = STATIC / "frame.css"
 PAGE_CSS = STATIC / "page.css"
 CONTROL_CSS = STATIC / "control.css"
+
+WAITING = Markup('<p class="status" role="status">Loading …</p>')
+NOT_MADE = "this page could not be made; the log of `actlake serve` says why"
+Found = TypeVar("Found")
 
 NAVIGATION = {"Corpus": "/", "Neurons": "/neuron", "Factors": "/factors", "SQL": "/sql"}
 """What the header links to, of the routes in `app.PAGES`. Links are relative, so that a proxy may put the app in a folder."""
@@ -32,6 +41,35 @@ def page(title: str, *parts: Any) -> pn.Template:
     template.add_variable("page_title", title)
     template.add_panel("main", pn.Column(*parts, sizing_mode="stretch_width", margin=0))
     return template
+
+
+def later(
+    title: str,
+    begin: Callable[[], "Future[Found]"],
+    parts: Callable[[Found], Sequence[Any]],
+    failed: Callable[[ActlakeError], Markup] = lambda error: problem(str(error)),
+) -> pn.Template:
+    """The late piece of a page whose `parts` need what a thread finds: the session is there at once and is filled when that is
+    found, so that what one page waits for holds up no other; or with what `failed` says of an error."""
+    body = pn.Column(html(WAITING), sizing_mode="stretch_width", margin=0)
+
+    async def fill() -> None:
+        job = begin()
+
+        def leave(context: object) -> None:
+            job.cancel()  # if it stands in the line
+
+        pn.state.on_session_destroyed(leave)
+        try:
+            body[:] = [*parts(await asyncio.wrap_future(job))]
+        except ActlakeError as error:
+            body[:] = [html(failed(error))]
+        except Exception:  # the page must say that the wait is over; why is for the log
+            logging.getLogger(__name__).exception("a page could not be made")
+            body[:] = [html(problem(NOT_MADE))]
+
+    pn.state.onload(fill)
+    return page(title, body)
 
 
 def html(markup: Markup, **options: Any) -> pn.pane.HTML:

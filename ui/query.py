@@ -21,6 +21,8 @@ SAFE_INTEGER = 2**53 - 1
 
 LIMITS = Limits(rows=1_000_000, seconds=60, memory_bytes=2**30)
 
+STOPPED = {"state": "failed", "message": "stopped"}
+
 _running: "WeakSet[Query]" = WeakSet()
 
 
@@ -57,7 +59,7 @@ class Query:
             with self.open() as result:
                 rows, is_all = _first_rows(result)
         except QueryCancelled:
-            return {"state": "failed", "message": "stopped"}
+            return STOPPED
         except ActlakeError as error:
             return {"state": "failed", "message": str(error)}
         seconds = time.monotonic() - begun

@@ -24,7 +24,7 @@ from .address import SqlAddress
 from .jobs import LIGHT, QUERIES
 from .modules import STATIC, joined
 from .page import address_bar, copy_as, html, page, problem
-from .query import LIMITS, SHOWN_ROWS, Query, tables_of
+from .query import LIMITS, SHOWN_ROWS, STOPPED, Query, tables_of
 
 SQL_CSS = STATIC / "sql.css"
 FIRST_QUERY = "select generation_id, n_tokens, prompt, completion\nfrom generations\norder by generation_id\nlimit 100"
@@ -52,22 +52,24 @@ def sql_page(store: Store) -> pn.Template:
     described: Future[str] = LIGHT.submit(described_tables, store)
     LIGHT.submit(_ready, store)
     asked: Query | None = None
+    job: Future[dict[str, Any]] | None = None
 
     async def run(sql: str) -> None:
-        nonlocal asked
-        if asked:
-            asked.stop()
+        nonlocal asked, job
+        stop()
         mine = asked = Query(store, sql)
-        work = asyncio.wrap_future(QUERIES.submit(mine.payload))
+        job = QUERIES.submit(mine.payload)
+        work = asyncio.wrap_future(job)
         desk.payload = _doing("running …")
         turn: set[asyncio.Future[Any]] = {work, asyncio.wrap_future(mine.begun)}
         await asyncio.wait(turn, timeout=PATIENCE_S, return_when=FIRST_COMPLETED)
         if not mine.begun.done():
             desk.payload = _doing("waiting for its turn: other queries run …")
             await asyncio.wait(turn, return_when=FIRST_COMPLETED)
-            desk.payload = _doing("running …")
+            if not work.cancelled():
+                desk.payload = _doing("running …")
         try:
-            payload = await work
+            payload = STOPPED if work.cancelled() else await work
         except Exception:  # the page must say that the wait is over; why is for the log
             logging.getLogger(__name__).exception("a query of a page failed")
             payload = {"state": "failed", "message": "this could not be run; the log of `actlake serve` says why"}
@@ -82,9 +84,10 @@ def sql_page(store: Store) -> pn.Template:
         copies.param.update(python=as_python(store.uri, sql), sql=sql)
         await run(sql)
 
-    def stop(session_context: object) -> None:
-        if asked:
+    def stop(event: object = None) -> None:
+        if asked and job:
             asked.stop()
+            job.cancel()  # of one that waits for its turn
 
     def show(event: Any) -> None:
         nonlocal address
@@ -98,7 +101,7 @@ def sql_page(store: Store) -> pn.Template:
             await run(address.sql)
 
     pn.state.onload(start)
-    pn.state.on_session_destroyed(stop)
+    pn.state.on_session_destroyed(lambda session_context: stop())
     desk.param.watch(ask, "asked")
     desk.param.watch(stop, "stopped")
     desk.param.watch(show, "view")

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import panel as pn
@@ -35,8 +37,9 @@ from .address import (
 )
 from .ask import asker_of
 from .controls import button, check, number, row, select, text
-from .desk import Desk
+from .desk import Desk, Payload
 from .drawing import Drawing
+from .jobs import DRAWINGS, FACTORS, cancellation
 from .maps import activations_payload, layers_payload
 from .page import copy_as, html
 from .reproduce import python_of, sql_of
@@ -56,18 +59,20 @@ POSITION_NAMES = {"all": "all", "prompt": "the prompt's", "generated": "generate
 NEGATIVE_NAMES = {"auto": "automatic", "clip": "clipped to 0", "split": "split off", "keep": "kept"}
 ORDER_NAMES = {"neuron": "as numbered", "agglomerative": "agglomerative clusters", "kmeans": "k-means clusters"}
 DEFAULT_K = 5
+ROOM = 24_000_000
+"""Most bytes of a matrix that a session holds and a page is sent; what is left out is said in the drawing."""
 NOT_SAVED = "this could not be saved; the log of `actlake serve` says why"
 NEURON_LINK = "neuron?layer={layer}&neuron={neuron}"
 
 
 def payload_of(generation: Generation, address: GenerationAddress) -> dict[str, Any]:
-    """What the drawing of an address is given. Raises what the analysis raises."""
+    """What the drawing of an address is given, no more than a session has room for. Raises what the analysis raises."""
     if address.view == "saliency":
-        return saliency_payload(generation, generation.saliency(address.method, address.by))
+        return saliency_payload(generation, generation.saliency(address.method, address.by), room=ROOM)
     if address.view == "factors":
         return factors_payload(generation, factors_of(generation, address))
     if address.view == "activations":
-        return activations_payload(generation, _heat_map(generation, address), neuron_link=NEURON_LINK)
+        return activations_payload(generation, _heat_map(generation, address), neuron_link=NEURON_LINK, room=ROOM)
     return layers_payload(generation, generation.layer_predictions())
 
 
@@ -127,13 +132,13 @@ class ViewOfGeneration:
         self.asker = asker_of(store)
         self._move = move
         self.strip = Drawing(state=state_of(address))
-        self.desk = Desk(self.strip, self._work, DOING[address.view], can_be_long=address.view == "factors")
+        self.desk = Desk(self.strip, self._begin, DOING[address.view], can_be_long=address.view == "factors")
         self._made: tuple[GenerationAddress, Factors] | None = None
         self.copies = copy_as()
         self._tell()
         self.strip.param.watch(self._pinned, "state")
         pn.state.onload(self.desk.start)
-        pn.state.on_session_destroyed(lambda context: self.desk.cancel.set())
+        pn.state.on_session_destroyed(lambda context: self.desk.following.give_up())
 
     def parts(self) -> list[Any]:
         """What the page shows of this view, one under another."""
@@ -170,23 +175,22 @@ class ViewOfGeneration:
         widget.param.watch(changed, "value")
         return widget
 
-    def factors(self) -> Factors:
-        """The factors that the address asks for; those that are drawn are not worked out again."""
+    def factors(self, cancel: Event) -> Factors:
+        """The factors that the address asks for; those that are drawn are not worked out again. Raises Cancelled."""
         asked, made = replace(self.address, factor=None), self._made
         if made is None or made[0] != asked:
-            options = {"cancel": self.desk.cancel, "on_progress": self.desk.report}
+            options = {"cancel": cancel, "on_progress": self.desk.following.report}
             made = self._made = asked, factors_of(self.generation, asked, **options)
         return made[1]
 
-    def _work(self) -> dict[str, Any]:
-        if self.address.view == "factors":
-            return factors_payload(self.generation, self.factors())
-        if self.address.view == "layers" and self.asker is not None:
-            generation, asked = self.generation, self.address
-            if not asked.watch and "layer_predictions" in generation.recorded:
-                return payload_of(generation, asked)
-            return self.asker.with_model(lambda model: watched_payload_of(generation, asked, model))
-        return payload_of(self.generation, self.address)
+    def _begin(self, cancel: Event) -> "Future[Payload]":
+        generation, asked = self.generation, self.address
+        if asked.view == "factors":
+            return FACTORS.submit(lambda: factors_payload(generation, self.factors(cancel)))
+        needs_model = asked.watch or "layer_predictions" not in generation.recorded
+        if asked.view == "layers" and self.asker is not None and needs_model:
+            return self.asker.submit(lambda model: watched_payload_of(generation, asked, model))
+        return DRAWINGS.submit(payload_of, generation, asked)
 
     async def _pinned(self, event: Any) -> None:
         state = event.new
@@ -241,7 +245,7 @@ def _factor_controls(view: ViewOfGeneration) -> list[Any]:
     async def keep(event: object) -> None:
         save.disabled = True
         try:
-            number = await asyncio.to_thread(lambda: view.store.save(view.factors()))
+            number = await asyncio.wrap_future(FACTORS.submit(lambda: view.store.save(view.factors(cancellation()))))
             said = Markup(
                 '<p class="status" role="status">Saved: <a href="./factors?id={0}">factorization {0}</a></p>'
             ).format(number)

@@ -10,7 +10,7 @@ from threading import Event
 import actlake
 import pytest
 from actlake.ui import Server, serve
-from actlake.ui.jobs import FACTORS
+from actlake.ui.jobs import MOST_PASSES, PASSES
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -72,7 +72,7 @@ def test_factors_of_the_corpus_are_cancelled_and_others_made(page: Page, server:
 def test_who_waits_for_others_is_told_and_can_leave_the_line(page: Page, server: Server, wide: actlake.Store) -> None:
     page.goto(f"{server.url}factors")
     known, done = len(wide.refresh().factorizations()), Event()
-    others = [FACTORS.submit(done.wait, 60) for _ in range(2)]
+    others = [PASSES.submit(done.wait, 60) for _ in range(MOST_PASSES)]
     try:
         page.get_by_role("button", name="Factorise").click()
         expect(page.get_by_text("two others are being worked out")).to_be_visible()

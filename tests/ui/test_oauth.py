@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
+import re
 import subprocess
 import sys
 from base64 import urlsafe_b64decode
@@ -15,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import actlake
 import pytest
+from actlake.errors import InvalidOption
 from actlake.ui import Server, serve
 from actlake.ui.access import Access
 from oauth_provider import KEY, SECRET
@@ -199,7 +202,7 @@ def test_without_a_cookie_every_page_leads_to_the_sign_in_and_back(guarded: Serv
 )
 @pytest.mark.parametrize("cookie", ["", "user=ann@example.org; access_token=x"])
 def test_without_a_true_cookie_nothing_is_downloaded(guarded: Server, path: str, cookie: str) -> None:
-    assert ask(guarded, path, cookie).status in (302, 403)
+    assert ask(guarded, path, cookie).status in (302, 403, 404)
 
 
 def test_without_the_cookie_a_pages_socket_says_nothing(guarded: Server) -> None:
@@ -255,3 +258,42 @@ def test_a_provider_that_does_not_answer_is_one_clear_page(store: actlake.Store)
         ended = ask(running, *answered(running))
         assert ended.status == 500
         assert "The sign-in could not be finished" in ended.text  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["code", "state", "error"])
+def test_an_answer_that_hides_in_the_address_to_come_back_to_is_none(guarded: Server, name: str) -> None:
+    response = ask(guarded, f"/login?{urlencode({'state': '', 'next': f'x?{name}=1'})}")
+    assert response.status == 400
+    assert not given(response)
+
+
+def test_what_a_provider_gives_is_never_in_the_log(store: actlake.Store, caplog: pytest.LogCaptureFixture) -> None:
+    with signing_in(store, USER_URL="", SCOPE="email") as running, caplog.at_level(logging.DEBUG):
+        back, cookie = answered(running)
+        assert ask(running, back, cookie).status == 401
+        code = dict(parse_qsl(urlsplit(back).query))["code"]
+    assert "gave no token or no name" in caplog.text
+    assert "refresh_token" not in caplog.text
+    assert code not in caplog.text
+
+
+@pytest.mark.parametrize(("provider", "wanted"), [("auth0", "subdomain"), ("okta", "url"), ("azure", "tenant")])
+def test_a_provider_with_a_place_for_each_customer_wants_it_named(
+    provider: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PANEL_OAUTH_KEY", KEY)
+    monkeypatch.setenv("PANEL_OAUTH_SECRET", SECRET)
+    access = Access(oauth_provider=provider, allowed_users=ALLOWED)
+    with pytest.raises(InvalidOption, match=f"PANEL_OAUTH_EXTRA_PARAMS.*{wanted}"):
+        access.check("127.0.0.1")
+    monkeypatch.setenv("PANEL_OAUTH_EXTRA_PARAMS", f"{{'{wanted}': 'ours'}}")
+    access.check("127.0.0.1")
+
+
+def test_who_signs_in_is_in_no_page(store: actlake.Store, guarded: Server) -> None:
+    back, cookie = answered(guarded)
+    cookies = given(ask(guarded, back, cookie))
+    page = ask(guarded, "/sql", "; ".join(f"{name}={value}" for name, value in cookies.items()))
+    assert page.status == 200
+    for token in re.findall(r"[\w-]{40,}", page.text):
+        assert "user" not in urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode(errors="replace")

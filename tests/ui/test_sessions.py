@@ -6,8 +6,7 @@ import gc
 import http.client
 import statistics
 import threading
-import time
-from collections.abc import Callable
+from urllib.parse import quote
 
 import actlake
 import pytest
@@ -15,6 +14,8 @@ from actlake.ui import Server, serve
 from actlake.ui.app import Seats
 from actlake.ui.query import Query
 from bokeh.document import Document
+from playwright.sync_api import Page, expect
+from waiting import comes_true
 
 N_SESSIONS = 168
 N_ROUNDS = 6
@@ -37,16 +38,6 @@ def documents() -> int:
 def resident_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
-
-
-def comes_true(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    end = time.monotonic() + seconds
-    waiting = threading.Event()
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        waiting.wait(0.2)
-    return True
 
 
 @pytest.mark.slow
@@ -76,3 +67,15 @@ def test_a_query_that_runs_holds_up_no_page_of_another(store: actlake.Store) -> 
         assert thread.is_alive()
     thread.join(20)
     assert not thread.is_alive()  # the server's end was the query's
+
+
+@pytest.mark.browser
+def test_a_neurons_page_that_looks_for_its_tokens_holds_up_no_page_of_another(store: actlake.Store, page: Page) -> None:
+    slow = "(select count(*) from range(100000000000) a, range(1000) b where a.range % 7 = b.range) > 0"
+    with serve(store, port=0, block=False) as running:
+        page.goto(f"{running.url}neuron?layer=1&neuron=3&where={quote(slow)}")
+        expect(page.get_by_text("Loading")).to_be_visible()
+        page.wait_for_function("globalThis.Bokeh?.documents.length > 0")
+        for path in ("/", "/generation?id=0", "/neuron?layer=1&neuron=3", "/sql"):
+            assert get(running, path) == 200
+        expect(page.get_by_text("Loading")).to_be_visible()

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import http.client
 import io
+import socket
 import time
+from concurrent.futures import wait
+from contextlib import ExitStack
+from threading import Event
 from urllib.parse import parse_qs, quote, urlparse
 
 import actlake
 import pyarrow.parquet as pq
 import pytest
-from actlake.ui import Server
+from actlake.ui import Server, serve
+from actlake.ui.jobs import MOST_QUERIES, QUERIES
 from actlake.ui.query import SHOWN_ROWS, Query
 from playwright.sync_api import Page, expect
 
@@ -73,6 +78,35 @@ def test_stop_ends_a_query_that_would_run_for_ever(page: Page, server: Server) -
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("alert")).to_have_text("stopped")
     expect(page.get_by_role("button", name="Run")).to_be_enabled()
+
+
+def test_stop_takes_a_query_out_of_the_line(page: Page, server: Server) -> None:
+    done = Event()
+    others = [QUERIES.submit(done.wait, 60) for _ in range(MOST_QUERIES)]
+    try:
+        run(page, server, "select 42 as answer")
+        expect(page.get_by_text("waiting for its turn")).to_be_visible()
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_text("stopped")).to_be_visible()
+    finally:
+        done.set()
+        wait(others)
+    page.get_by_label("SQL", exact=True).focus()
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("1 row in")).to_be_visible()
+
+
+def test_who_does_not_take_the_rows_holds_up_no_download_and_no_query(
+    store: actlake.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actlake.ui.handlers.TAKEN_S", 1.0)
+    many = f"/sql.csv?sql={quote('select repeat(chr(97 + i % 2), 1000) from range(1000000) t(i)')}"
+    with serve(store, port=0, block=False) as running, ExitStack() as stack:
+        for _ in range(MOST_QUERIES):
+            deaf = stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            deaf.sendall(f"GET {many} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n".encode())
+        assert Query(store, "select 42 as answer").payload()["rows"] == [[42]]
+        assert fetch(running, "/sql.csv?sql=select+42+as+answer") == (200, b"answer\n42\n")
 
 
 def test_names_and_values_of_a_query_are_never_markup(page: Page, server: Server) -> None:
