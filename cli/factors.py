@@ -111,7 +111,7 @@ def _factor(store: Store, found: Factors, number: int) -> dict[str, Any]:
         from tokens
         where generation_id between $first and $last and list_contains($ids, generation_id)
     """
-    bounds = {"first": min(ids[0]), "last": max(ids[0]), "ids": sorted(set(ids[0]))}
+    bounds = {"first": min(ids[0], default=-1), "last": max(ids[0], default=-1), "ids": sorted(set(ids[0]))}
     with store.reading(query, bounds) as rows:
         texts = {(generation_id, position): token for generation_id, position, token in rows.fetchall()}
     neurons = found.top_neurons(number, MOST_NEURONS).to_dict("records")

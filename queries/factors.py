@@ -89,27 +89,32 @@ class Factors(Displayed):
         return positive - negative
 
     def top_tokens(self, factor: int, n: int = 10) -> pd.DataFrame:
-        """The tokens at which a factor is strongest, by magnitude: generation_id, position, value.
+        """The tokens at which a factor is strongest: generation_id, position, value; at most `n`, none where it is 0.
 
-        Of an array that is in no store, generation_id is -1 and position the row. Raises InvalidOption.
+        The greatest magnitude first, among equals by generation_id, then position. Of an array that is in no store,
+        generation_id is -1 and position the row. Raises InvalidOption.
         """
         values = self.tokens[:, self._checked(factor)]
         rows = _strongest(values, n)
         ids = np.full(len(rows), -1) if self.generation_id is None else self.generation_id[rows]
         positions = rows.astype(np.int32) if self.position is None else self.position[rows]
-        return pd.DataFrame({"generation_id": ids, "position": positions, "value": values[rows]})
+        found = pd.DataFrame({"generation_id": ids, "position": positions, "value": values[rows]})
+        return _first(found, "value", ["generation_id", "position"], n)
 
     def top_neurons(self, factor: int, n: int = 10) -> pd.DataFrame:
-        """The neurons that a factor is made of, the greatest weight by magnitude first: layer, neuron, weight. Raises
-        InvalidOption."""
+        """The neurons that a factor is made of: layer, neuron, weight; at most `n`, none whose weight is 0.
+
+        The greatest magnitude first, among equals by layer, then neuron. Raises InvalidOption.
+        """
         weights = self.neurons[self._checked(factor)]
         columns = _strongest(weights, n)
         d_ff = len(weights) // len(self.layers)
         neuron = np.arange(d_ff, dtype=np.int32) if self.neuron is None else self.neuron
         layers = np.array(self.layers, np.int32)
-        return pd.DataFrame(
+        found = pd.DataFrame(
             {"layer": layers[columns // d_ff], "neuron": neuron[columns % d_ff], "weight": weights[columns]}
         )
+        return _first(found, "weight", ["layer", "neuron"], n)
 
     def contexts(self, tokens: pd.DataFrame, factor: int) -> pd.DataFrame:
         """The whole generations of some tokens (as `top_tokens` gives them), of factors that a store has made or loaded: their
@@ -145,15 +150,19 @@ class Factors(Displayed):
 
 
 def _strongest(values: Float32[np.ndarray, "n"], n: int) -> np.ndarray:
-    """Places of the greatest values by magnitude, the greatest first; among equals the earlier."""
+    """Places of the values that are not 0 and of which fewer than `n` have a greater magnitude, ascending."""
     size = np.abs(values)
-    n = min(max(n, 0), len(size))
-    if n < len(size):
-        least = np.partition(size, len(size) - n)[len(size) - n] if n else np.inf
-        places = np.flatnonzero(size >= least)
-    else:
-        places = np.arange(len(size))
-    return places[np.argsort(-size[places], kind="stable")][:n]
+    places = np.flatnonzero(size)
+    if 0 < n < len(places):
+        size = size[places]
+        places = places[size >= np.partition(size, len(size) - n)[len(size) - n]]
+    return places
+
+
+def _first(rows: pd.DataFrame, value: str, places: list[str], n: int) -> pd.DataFrame:
+    """The `n` rows of the greatest magnitude, that first; among equals by their places."""
+    order = np.lexsort((*(rows[name] for name in reversed(places)), -rows[value].abs()))
+    return rows.iloc[order[: max(n, 0)]].reset_index(drop=True)
 
 
 @dataclass(frozen=True)

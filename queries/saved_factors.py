@@ -17,29 +17,44 @@ if TYPE_CHECKING:
 MOST = 100
 
 TOP_TOKENS = """
+    select factor, generation_id, position, value
     from (
         select
             factor,
             unnest(
-                max_by({'generation_id': generation_id, 'position': position, 'value': value}, abs(value), $n),
+                min(
+                    {
+                        'before': -abs(value),
+                        'generation_id': generation_id,
+                        'position': position,
+                        'value': value
+                    },
+                    $n
+                ),
                 recursive := true
             )
         from factor_tokens
-        where factorization_id = $id and factor = coalesce($factor, factor)
+        where factorization_id = $id and factor = coalesce($factor, factor) and value != 0
         group by factor
     )
-    order by factor, abs(value) desc, generation_id, position
+    order by factor, before, generation_id, position
 """
+"""The least structs, which compare member by member, so that of equal values always the same ones are taken."""
+
 TOP_NEURONS = """
+    select factor, layer, neuron, weight
     from (
         select
             factor,
-            unnest(max_by({'layer': layer, 'neuron': neuron, 'weight': weight}, abs(weight), $n), recursive := true)
+            unnest(
+                min({'before': -abs(weight), 'layer': layer, 'neuron': neuron, 'weight': weight}, $n),
+                recursive := true
+            )
         from factor_neurons
-        where factorization_id = $id and factor = coalesce($factor, factor)
+        where factorization_id = $id and factor = coalesce($factor, factor) and weight != 0
         group by factor
     )
-    order by factor, abs(weight) desc, layer, neuron
+    order by factor, before, layer, neuron
 """
 CONTEXTS = """
     select factor, generation_id, position, token, is_generated, is_special, value
@@ -56,7 +71,8 @@ class SavedFactors:
     """A saved factorization as people look at it.
 
     `row` is its row of `factorizations`; `labels` are the names of its factors that have one; `tokens` (factor, generation_id,
-    position, value) and `neurons` (factor, layer, neuron, weight) are the strongest of each factor, by magnitude.
+    position, value) and `neurons` (factor, layer, neuron, weight) are those of `Factors.top_tokens` and `.top_neurons`, in their
+    order.
     """
 
     row: Mapping[str, Any]

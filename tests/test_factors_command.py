@@ -48,6 +48,16 @@ def test_its_text_has_a_line_for_each_factor(store: actlake.Store) -> None:
     assert len(store.refresh().factorizations()) == 0
 
 
+def test_a_factor_of_which_no_token_has_any_has_a_line(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    stores.registered(location)
+    stores.capture_unit(location, [0])
+    result = run(location.uri, "--k", 7, "--layers", "3", "--method", "pca", "--json")  # of 7 tokens less their mean
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["factors"][6]["tokens"] == []
+    assert run(location.uri, "--k", 7, "--layers", "3", "--method", "pca").exit_code == 0
+
+
 def test_what_it_saves_is_in_the_store(store: actlake.Store) -> None:
     result = run(store.uri, "--k", 2, "--save", "a name")
     assert result.stdout.splitlines()[-1] == "saved as factorization 0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import actlake
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from actlake.errors import FactorizationNotFound, InvalidOption
 from actlake.queries import saved_factors, top_tokens_sql
+from actlake.ui.corpus_factors import FactorsAddress, factorization_payload
+from actlake.ui.factor_cards import corpus_factors_payload
 
 
 @pytest.fixture
@@ -33,6 +36,52 @@ def test_the_strongest_tokens_and_neurons_are_those_of_the_whole(saved: actlake.
             np.testing.assert_allclose(mine[value], wanted[value])
             assert mine[list(wanted)[:2]].to_numpy().tolist() == wanted[list(wanted)[:2]].to_numpy().tolist()
     assert found.labels == {1: "a label"}
+
+
+@pytest.fixture
+def by_hand(saved: actlake.Store) -> actlake.Store:
+    """Factors 0 to 2 of factorization 1: some tokens and neurons alike, one token and one neuron, none."""
+    factors = saved.factors(3, [1, 0])
+    tokens, components = np.zeros_like(factors.tokens), np.zeros_like(factors.components)
+    tokens[:, 0] = 0.5
+    tokens[[1, 9, 10, 25], 0] = [-1, 1, 2, -1]
+    tokens[6, 1] = 1
+    n_neurons = len(factors.layers) * len(factors.neuron)
+    d_ff, positive = n_neurons // 2, components[:, :n_neurons]
+    positive[0, [3, d_ff + 1, d_ff + 2, 5]] = [1, 1, 2, 1]  # layer 1 stands before layer 0
+    positive[1, 4] = 1
+    assert saved.save(replace(factors, tokens=tokens, components=components)) == 1
+    return saved
+
+
+def test_among_equals_the_earlier_comes_first_and_what_is_0_is_not_among_the_strongest(by_hand: actlake.Store) -> None:
+    whole, found = by_hand.factorization(1), saved_factors(by_hand, 1, 5)
+    d_ff = len(whole.neuron)
+    tokens = {
+        0: [(2, 2, 2.0), (0, 1, -1.0), (2, 1, 1.0), (6, 1, -1.0), (0, 0, 0.5)],
+        1: [(1, 2, 1.0)],
+        2: [],
+    }
+    neurons = {0: [(0, 2, 2.0), (0, 1, 1.0), (1, 3, 1.0), (1, 5, 1.0)], 1: [(1, 4, 1.0)], 2: []}
+    assert d_ff > 5
+    for factor in range(3):
+        for frame, of_whole, wanted in (
+            (found.tokens, whole.top_tokens(factor, 5), tokens[factor]),
+            (found.neurons, whole.top_neurons(factor, 5), neurons[factor]),
+        ):
+            mine = frame[frame["factor"] == factor].drop(columns="factor")
+            assert list(mine.itertuples(index=False, name=None)) == wanted
+            assert list(of_whole.itertuples(index=False, name=None)) == wanted
+        assert by_hand.sql(top_tokens_sql(1, 5, factor)).fetchall() == [(factor, *row) for row in tokens[factor]]
+
+
+def test_a_factor_of_which_no_token_has_any_is_a_card_without_examples(by_hand: actlake.Store) -> None:
+    for payload in (
+        factorization_payload(by_hand, FactorsAddress(1)),
+        corpus_factors_payload(by_hand.factorization(1)),
+    ):
+        assert [len(card["examples"]) for card in payload["factorization"]["cards"]] == [3, 1, 0]
+        assert payload["factorization"]["cards"][2]["contexts"] == {}
 
 
 def test_contexts_have_the_factors_value_at_every_token(saved: actlake.Store) -> None:
