@@ -19,10 +19,11 @@ from .work import Progress, Work
 
 
 class Moments:
-    """Sums of the activations of a layer's neurons, over the selected positions and over the others; each [2, neurons]."""
+    """Of the activations of a layer's neurons at the selected positions and at the others, each [2, neurons]: how many there are,
+    their mean, and the sum of squares of their distances from it, which keeps its digits wherever the mean lies."""
 
     def __init__(self) -> None:
-        self.n, self.sums, self.squares = (np.zeros((2, 0)) for _ in range(3))
+        self.n, self.mean, self.squares = (np.zeros((2, 0)) for _ in range(3))
 
     def add(
         self,
@@ -30,23 +31,33 @@ class Moments:
         selected: Bool[np.ndarray, "positions"],
         neurons: Int32[np.ndarray, "neurons"],
     ) -> None:
-        """Count a batch in. Products are taken in single precision within it, sums over batches in double."""
+        """Count a batch in. Products are taken in single precision within it, around its mean; batches are merged in double
+        (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
+        if not len(activations):
+            return
         if (more := neurons[-1] + 1 - self.n.shape[1]) > 0:
-            self.n, self.sums, self.squares = (
-                np.pad(a, ((0, 0), (0, more))) for a in (self.n, self.sums, self.squares)
+            self.n, self.mean, self.squares = (
+                np.pad(a, ((0, 0), (0, more))) for a in (self.n, self.mean, self.squares)
             )
         weights = np.stack([selected, ~selected]).astype(np.float32)
-        self.n[:, neurons] += weights.sum(axis=1, dtype=np.float64)[:, None]
-        self.sums[:, neurons] += weights @ activations
-        self.squares[:, neurons] += weights @ np.square(activations)
+        n = weights.sum(axis=1, dtype=np.float64)[:, None]
+        centre = activations.mean(axis=0)
+        rest = activations - centre
+        mean = (weights @ rest) / np.maximum(n, 1)
+        squares = np.maximum(weights @ np.square(rest, out=rest) - n * mean**2, 0)
+        before = self.n[:, neurons]
+        share = n / np.maximum(before + n, 1)
+        apart = mean + centre - self.mean[:, neurons]
+        self.n[:, neurons] += n
+        self.mean[:, neurons] += share * apart
+        self.squares[:, neurons] += squares + share * before * apart**2
 
     def frame(self, layer: int) -> pd.DataFrame:
         """A row for each neuron that was recorded at positions of both kinds: means, and the difference of them in standard
         deviations (Cohen's d, pooled)."""
         (neurons,) = np.nonzero(self.n.all(axis=0))
-        n, sums, squares = (of[:, neurons] for of in (self.n, self.sums, self.squares))
-        means = sums / n
-        within = np.maximum(squares - n * means**2, 0).sum(axis=0) / np.maximum(n.sum(axis=0) - 2, 1)
+        n, means, squares = (of[:, neurons] for of in (self.n, self.mean, self.squares))
+        within = squares.sum(axis=0) / np.maximum(n.sum(axis=0) - 2, 1)
         difference = means[0] - means[1]
         with np.errstate(divide="ignore", invalid="ignore"):
             effect = np.where(difference == 0, 0.0, difference / np.sqrt(within))
