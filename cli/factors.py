@@ -38,7 +38,12 @@ MOST_TOKENS, MOST_NEURONS = 8, 5
 @click.option(
     "--reruns", type=int, default=0, show_default=True, metavar="N", help="Try N other seeds, for the stability."
 )
-@click.option("--device", default="auto", show_default=True, help="Where hals computes, as cuda or cpu.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where hals computes, as cuda or cpu; auto is a GPU where there is one and the work is worth it.",
+)
 @click.option("--save", "name", metavar="NAME", help="Keep them in the store, for SQL and the pages.")
 @at_option
 @json_option

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -21,13 +22,16 @@ from .decompositions import ICA, PCA, KMeans, nearest, one_hot, unmixed
 from .factor_slice import BLOCK_BYTES, Slice, Spool
 from .factorize import Found, How, prepared, shares
 from .factors import FactorOptions
-from .nmf import NMF, SWEEPS, Init, check_size, non_negative_weights
-from .steps import error_of
+from .nmf import NMF, SWEEPS, Init, check_size
+from .steps import device_of, steps_on
 from .work import Progress
 
 MAX_PASSES = 20
 TOLERANCE = 1e-3
 """Passes end when one lowers the error by less than this share of it."""
+
+FULLY = 100
+"""Sweeps over a block's W that end at the best there is for some H."""
 
 MORE = 8
 """Directions that subspace iteration keeps beside those that are asked for."""
@@ -153,41 +157,43 @@ def factor_stream(x: Prepared, sample: Float32[np.ndarray, "s m"], options: Fact
 
 
 def _nmf(x: Prepared, sample: Float32[np.ndarray, "s m"], options: FactorOptions, init: Init) -> Found:
-    from .descent import descend
-
-    k = options.k
-    model = NMF(k, init=init, random_state=options.seed, device=options.device).fit(sample)
-    h, w = model.components_, x.spool(k)
-    gram, product = np.zeros((k, k)), np.zeros(h.shape)
+    k, device = options.k, device_of(options.device, 4 * len(x.passes.of) * sample.shape[1])
+    on = steps_on(device)
+    model = NMF(k, init=init, random_state=options.seed, device=device).fit(sample)
+    h, w = on.put(model.components_), x.spool(k)
+    gram, product = on.put(np.zeros((k, k))), on.put(np.zeros(model.components_.shape))
     before, converged, n_passes = np.inf, False, 0
 
-    def take(rows: slice, block: Float32[np.ndarray, "n m"], new: Float32[np.ndarray, "n k"]) -> None:
+    def weights(rows: slice) -> Any:
+        return on.put(np.array(w[rows]).T)
+
+    def solve(rows: slice, block: Any, new: Any, n_sweeps: int) -> None:
+        """From `new` on, find a block's W, and put its share of the sums in the place of its old one."""
         nonlocal gram, product
-        old = np.array(w[rows])
-        gram += new.T.astype(np.float64) @ new - old.T.astype(np.float64) @ old
-        product += (new - old).T @ block
-        w[rows] = new
+        on.descend(new, h @ h.T, h @ block.T, n_sweeps)
+        old = weights(rows)
+        gram += on.double(new) @ on.double(new).T - on.double(old) @ on.double(old).T
+        product += (new - old) @ block
+        w[rows] = on.take(new).T
         let_go(w)
 
     def step(n_sweeps: int) -> None:
-        descend(h, gram.astype(np.float32), product.astype(np.float32), n_sweeps)
+        on.descend(h, on.single(gram), on.single(product), n_sweeps)
 
     for n_passes in range(1, MAX_PASSES + 1):  # noqa: B007
         for rows, block in x:
-            w_t = np.ascontiguousarray(np.array(w[rows]).T)
-            descend(w_t, h @ h.T, h @ block.T, 2 * SWEEPS if before < np.inf else 100)
-            take(rows, block, np.ascontiguousarray(w_t.T))
+            solve(rows, on.put(block), weights(rows), 2 * SWEEPS if before < np.inf else FULLY)
             if before < np.inf:  # until all blocks are in the sums, they would pull H to the first
                 step(1)
         step(SWEEPS)
-        error = error_of(x.energy, gram, product, h)
+        error = on.error(x.energy, gram, product, h)
         converged = before - error <= TOLERANCE * error
         if converged:
             break
         before = error
     for rows, block in x:
-        take(rows, block, non_negative_weights(block @ h.T, h @ h.T))
-    return _found(x, w, h, gram, product, n_passes, converged)
+        solve(rows, on.put(block), on.put(np.zeros((k, len(block)), np.float32)), FULLY)
+    return _found(x, w, on.take(h), on.take(gram), on.take(product), n_passes, converged)
 
 
 def _pca(x: Prepared, sample: Float32[np.ndarray, "s m"], options: FactorOptions) -> Found:

@@ -173,7 +173,8 @@ class FactorOptions:
     its positive and its negative half; `auto` splits when negatives hold over a tenth of the energy in half of the layers. The
     others take them as they are (`keep`). `scale_layers` divides each layer by its root energy before, and multiplies the
     weights by it after, so that layers count alike. `solver`, of nmf: `hals` (ours) or `sklearn`. `device`, of hals: where it
-    computes, as torch names it; `auto` is CUDA where there is one and torch is loaded already, else the CPU.
+    computes, streamed or not, as torch names it; `auto` is CUDA where torch finds one, if torch is loaded already or X has 256 MB
+    or more and NVIDIA's driver is installed, else the CPU.
     """
 
     k: int

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ..errors import Cancelled, InvalidOption
-from .steps import OnCpu, Steps, steps_on
+from .steps import OnCpu, Steps, device_of, steps_on
 from .work import Progress
 
 Init = Literal["nndsvda", "random"]
@@ -48,9 +48,8 @@ class NMF(Estimator):
     """X ≈ W H with W, H ≥ 0, as scikit-learn's `NMF`; float32 [samples, features] in, float32 out.
 
     `tol` ends it when a round lowers the error by less than that share. `device` is where rounds are computed, as torch names
-    it; "auto": CUDA where there is one and torch is loaded, else the CPU. `cancel` is looked at once a round, `on_progress` told
-    of it with rounds done and the most there can be. Attributes once fitted: `components_` (H), `reconstruction_err_`
-    (‖X − W H‖), `n_iter_`, `converged_`.
+    it; "auto" is that of `FactorOptions`. `cancel` is looked at once a round, `on_progress` told of it with rounds done and the
+    most there can be. Attributes once fitted: `components_` (H), `reconstruction_err_` (‖X − W H‖), `n_iter_`, `converged_`.
     """
 
     n_components: int
@@ -70,8 +69,9 @@ class NMF(Estimator):
         """W; raises InvalidOption where X has a negative or no finite value, or k does not fit it, Cancelled."""
         x = checked(x, self.n_components)
         energy = np.einsum("ij,ij->j", x, x, dtype=np.float64)
-        w, h = self._start(x, energy)
-        rounds = Rounds(self.tol, self.max_iter, self.cancel, self.on_progress, steps_on(self.device))
+        on = steps_on(device_of(self.device, x.nbytes))
+        w, h = self._start(x, energy, on)
+        rounds = Rounds(self.tol, self.max_iter, self.cancel, self.on_progress, on)
         w, h = rounds.run(x, w, h, float(energy.sum()))
         self.components_, self.n_iter_, self.converged_ = h, rounds.n_done, rounds.converged
         self.reconstruction_err_ = residual_norm(x, w, h)
@@ -86,7 +86,7 @@ class NMF(Estimator):
         return w @ self.components_
 
     def _start(
-        self, x: Float32[np.ndarray, "n m"], energy: Float[np.ndarray, "m"]
+        self, x: Float32[np.ndarray, "n m"], energy: Float[np.ndarray, "m"], on: Steps
     ) -> tuple[Float32[np.ndarray, "n k"], Float32[np.ndarray, "k m"]]:
         k, random = self.n_components, np.random.default_rng(self.random_state)
         few = columns_of_energy(energy, ALMOST_ALL)
@@ -94,7 +94,7 @@ class NMF(Estimator):
             return start(x, k, self.init, random)
         some = np.ascontiguousarray(x[:, few])
         w, h = start(some, k, self.init, random)
-        first = Rounds(self.tol / FINER, self.max_iter, self.cancel, None, steps_on(self.device))
+        first = Rounds(self.tol / FINER, self.max_iter, self.cancel, None, on)
         w, h_of_few = first.run(some, w, h, float(energy[few].sum()))
         h = np.zeros((k, x.shape[1]), np.float32)
         h[:, few] = h_of_few

@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 import stores
 from actlake.errors import Cancelled, InvalidOption
-from actlake.queries import FACTOR_METHODS, FactorMethod, FactorOptions, Factors
+from actlake.queries import FACTOR_METHODS, FactorMethod, FactorOptions, Factors, Negatives
 from actlake.queries.factor_corpus import factors_of_slice
 from actlake.queries.factor_slice import Slice
 from actlake.store import Location, verify
 from sklearn.decomposition import NMF
+from torch.utils.flop_counter import FlopCounterMode
 
 BLOCK = 4 * 24 * 20
 """Bytes of 20 tokens of two layers."""
+
+ON = ("cpu", "cpu:0")
+"""Devices: arrays, and tensors that lie in the same memory."""
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +118,23 @@ def test_the_same_seed_streams_the_same_factors(of: Slice, method: FactorMethod)
     one, two = (streamed(of, FactorOptions(3, method, seed=4)) for _ in range(2))
     np.testing.assert_array_equal(one.tokens, two.tokens)
     np.testing.assert_array_equal(one.components, two.components)
+
+
+@pytest.mark.parametrize("negatives", ["clip", "split"])
+@pytest.mark.parametrize("k", [1, 4])
+def test_tensors_take_the_steps_that_arrays_take(of: Slice, negatives: Negatives, k: int) -> None:
+    on_arrays, on_tensors = (streamed(of, FactorOptions(k, negatives=negatives, device=name)) for name in ON)
+    assert on_tensors.n_iterations == on_arrays.n_iterations
+    assert on_tensors.error == pytest.approx(on_arrays.error, rel=1e-5)
+    product = on_arrays.tokens @ on_arrays.components
+    assert np.abs(on_tensors.tokens @ on_tensors.components - product).max() <= 1e-3 * product.max()
+
+
+def test_every_product_with_a_block_is_taken_on_the_device(of: Slice) -> None:
+    with FlopCounterMode(display=False) as counted:
+        factors = streamed(of, FactorOptions(1, negatives="clip", device=ON[1]))
+    of_a_pass = 2 * 2 * len(of) * of.n_columns  # H Xᵀ and W X, each a multiplication and an addition
+    assert counted.get_total_flops() >= of_a_pass * (factors.n_iterations + 1)
 
 
 def test_the_values_of_tokens_are_on_disk_and_are_saved_from_there(location: Location, tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import subprocess
+import sys
 from threading import Event
 
 import numpy as np
 import pytest
+import torch
 from actlake.errors import Cancelled, InvalidOption
 from actlake.queries import ICA, NMF, PCA, FactorOptions, KMeans, factorize
 from actlake.queries.nmf import Rounds, singular_vectors, start
 from actlake.queries.stability import stability
-from actlake.queries.steps import OnDevice
+from actlake.queries.steps import WORTH_TORCH, OnDevice, device_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -222,3 +226,28 @@ def test_a_silent_factor_stays_silent_on_tensors() -> None:
 def test_a_device_that_is_not_there_is_said() -> None:
     with pytest.raises(InvalidOption, match="give auto or cpu"):
         factorize(like_activations(0), FactorOptions(2, device="abacus"), layers=[0])
+
+
+A_LIBRARY = ctypes.util.find_library("c")
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "driver", "loaded"),
+    [(WORTH_TORCH - 1, A_LIBRARY, False), (WORTH_TORCH, "libabacus.so.1", False), (WORTH_TORCH, A_LIBRARY, True)],
+    ids=["little work", "no driver", "much work and a driver"],
+)
+def test_a_gpu_is_looked_for_with_torch_where_a_driver_is_and_it_is_worth_it(
+    n_bytes: int, driver: str, loaded: bool
+) -> None:
+    code = (
+        "import sys; from actlake.queries.steps import device_of\n"
+        "print(device_of('auto', int(sys.argv[1]), sys.argv[2]), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(n_bytes), driver], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["cuda" if loaded and torch.cuda.is_available() else "cpu", str(loaded)]
+
+
+def test_a_device_that_was_asked_for_is_taken_for_any_work() -> None:
+    assert [device_of(name, 1) for name in ("cpu", "cuda:1")] == ["cpu", "cuda:1"]
