@@ -149,9 +149,8 @@ def factor_stream(x: Prepared, sample: Float32[np.ndarray, "s m"], options: Fact
     """A factorization of all blocks; `sample` is prepared as they are. Raises InvalidOption, Cancelled."""
     if options.method == "nmf":
         if options.solver == "sklearn":
-            raise InvalidOption(
-                "solver", "sklearn", "it needs all activations in memory, and these are too many: use hals"
-            )
+            how = "it needs all activations in memory, and these are too many: use hals, or in Python more in_memory_bytes"
+            raise InvalidOption("solver", "sklearn", how)
         return _nmf(x, sample, options, init)
     return {"pca": _pca, "ica": _ica, "kmeans": _kmeans}[options.method](x, sample, options)
 

@@ -13,7 +13,8 @@ from ..errors import GenerationNotFound, InvalidOption, NotRecorded, UnknownLaye
 from ..store import GRADIENT_TARGETS, GradientTarget, Positions, Reader, Snapshot
 from .asking import AskedModel, Lens, check_is_of, check_lens
 from .display import VIEW_NAMES, Displayed, View, ViewName
-from .factorize import factorize
+from .factor_corpus import IN_MEMORY, factors_of_slice
+from .factor_slice import Slice
 from .factors import POSITIONS, FactorMethod, FactorOptions, Factors, Negatives, Solver, Which, check_choice
 from .heat_map import HeatMap, NeuronOrder, heat_map
 from .integrated import Baseline, Rule, check_options, integrated_scores
@@ -289,26 +290,35 @@ class Generation(Displayed):
         solver: Solver = "hals",
         reruns: int = 0,
         device: str = "auto",
+        in_memory_bytes: int = IN_MEMORY,
         cancel: Event | None = None,
         on_progress: Progress | None = None,
     ) -> Factors:
         """`k` factors of the activations of these layers (all unless told) at all positions, or the prompt's or the generated
         ones alone: see `FactorOptions` and `Factors`.
 
-        `cancel`, once set, ends it with Cancelled; `on_progress` is told of iterations done and the most there can be.
-        `Store.save` keeps them, for SQL to join; `Store.factors` are those of a corpus. Raises InvalidOption, NotRecorded,
-        UnknownLayer.
+        More than `in_memory_bytes` of activations are streamed, so that a long text takes no more memory than a corpus; `.tokens`
+        is then on disk. `cancel`, once set, ends it with Cancelled; `on_progress` is told of iterations, or of tokens that were
+        gone through, and the most there can be. `Store.save` keeps them, for SQL to join; `Store.factors` are those of a
+        corpus. Raises InvalidOption, NotRecorded, UnknownLayer, MissingFile, CorruptFile.
         """
         options = FactorOptions(k, method, negatives, scale_layers, seed, solver, reruns, device)
         check_choice("positions", positions, POSITIONS)
-        known = self._known("activations", self.layers, layers)
-        at, activations = self.layer_positions, self.activations(known)
+        known, at = self._known("activations", self.layers, layers), self.layer_positions
         if positions != "all":
-            wanted = (at < self.n_prompt_tokens) == (positions == "prompt")
-            at, activations = at[wanted], activations[wanted]
-        factors = factorize(activations, options, layers=known, cancel=cancel, on_progress=on_progress)
-        ids, neuron = np.full(len(at), self.generation_id), np.array(self.neurons, np.int32)
-        return replace(factors, generation_id=ids, position=at, neuron=neuron, positions=positions, generation=self)
+            at = at[(at < self.n_prompt_tokens) == (positions == "prompt")]
+        of = Slice(
+            generation_id=np.full(len(at), self.generation_id),
+            position=at,
+            layers=known,
+            neuron=np.array(self.neurons, np.int32),
+            positions=positions,
+            where=None,
+            reader=self._reader,
+            snapshot=self._snapshot,
+        )
+        found = factors_of_slice(of, options, in_memory=in_memory_bytes, cancel=cancel, on_progress=on_progress)
+        return replace(found, generation=self)
 
     def show(
         self,

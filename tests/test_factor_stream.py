@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import stores
 from actlake.errors import Cancelled, InvalidOption
-from actlake.queries import FACTOR_METHODS, FactorMethod, FactorOptions, Factors, Negatives
+from actlake.queries import FACTOR_METHODS, FactorMethod, FactorOptions, Factors, Negatives, Which
 from actlake.queries.factor_corpus import factors_of_slice
 from actlake.queries.factor_slice import Slice
 from actlake.store import Location, verify
@@ -179,3 +179,23 @@ def test_reruns_say_how_stable_streamed_factors_are(of: Slice, options: FactorOp
     assert stability is not None
     assert stability.shape == (2,)
     assert ((stability >= 0) & (stability <= 1)).all()
+
+
+@pytest.mark.parametrize("positions", ["all", "generated"])
+@pytest.mark.parametrize("method", FACTOR_METHODS)
+def test_a_generation_that_memory_does_not_hold_is_streamed_as_a_corpus_is(
+    location: Location, method: FactorMethod, positions: Which
+) -> None:
+    store = actlake.open(location.uri)
+    generation, options = store.generation(8), {"method": method, "positions": positions, "reruns": method == "nmf"}
+    ours = generation.factors(2, (3, 0), in_memory_bytes=0, **options)
+    assert ours.parameters["streamed"]
+    assert ours.generation is generation
+    theirs = store.factors(2, (3, 0), generations=[8], in_memory_bytes=0, **options)
+    for name in ("tokens", "components", "generation_id", "position", "neuron", "explained"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    in_memory = generation.factors(2, (3, 0), **options)
+    assert "streamed" not in in_memory.parameters
+    assert ours.tokens.shape == in_memory.tokens.shape
+    assert ours.position.tolist() == in_memory.position.tolist()
+    assert ours.error <= in_memory.error * 1.01 + 1e-3
