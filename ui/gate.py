@@ -15,10 +15,11 @@ from bokeh.server.views.multi_root_static_handler import MultiRootStaticHandler
 from bokeh.server.views.static_handler import StaticHandler
 from bokeh.server.views.ws import WSHandler
 from bokeh.util.token import get_session_id
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPServerRequest, split_host_and_port
 from tornado.routing import Matcher, Rule
 from tornado.web import RequestHandler
 
+from .access import is_loopback
 from .early import DrawingScript, is_full
 from .guarded import Guarded
 
@@ -41,13 +42,16 @@ def guard(application: BokehTornado, most_sessions: int) -> None:
 
 
 class _Foreign(Matcher):
-    """Requests for a host that is none of those whose pages may open sockets here."""
+    """Requests for a host that is none of those whose pages may open sockets here, nor this machine as itself, on whatever port:
+    a tunnel to it may begin at another."""
 
     def __init__(self, application: BokehTornado) -> None:
         self._application = application
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        return None if check_allowlist(request.host.lower(), list(self._application.websocket_origins)) else {}
+        host = request.host.lower()
+        own = is_loopback(split_host_and_port(host)[0].strip("[]"))
+        return None if own or check_allowlist(host, list(self._application.websocket_origins)) else {}
 
 
 class _Misdirected(RequestHandler):

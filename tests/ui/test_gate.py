@@ -39,11 +39,12 @@ def answer(server: Server, path: str, **headers: str) -> http.client.HTTPRespons
     return response
 
 
-def first_message(server: Server, token: str) -> str | bytes | None:
+def first_message(server: Server, token: str, **headers: str) -> str | bytes | None:
     """What a socket with this token is told first; None where it is closed."""
 
     async def told() -> str | bytes | None:
-        request = HTTPRequest(f"ws://127.0.0.1:{server.port}/sql/ws", headers={"Origin": server.url.rstrip("/")})
+        said = {"Origin": server.url.rstrip("/")} | headers
+        request = HTTPRequest(f"ws://127.0.0.1:{server.port}/sql/ws", headers=said)
         socket = await websocket_connect(request, subprotocols=["bokeh", token])
         message = await socket.read_message()
         socket.close()
@@ -79,11 +80,25 @@ def test_a_stranger_is_sent_to_the_sign_in_from_every_route(guarded: Server, pat
 
 @pytest.mark.parametrize("path", ["/", "/sql.csv?sql=select+1", "/static/js/bokeh.min.js", "/drawing.js", "/nothing"])
 def test_nothing_is_answered_under_a_name_that_another_site_led_here(server: Server, path: str) -> None:
-    for host in ("evil.example", f"evil.example:{server.port}", "127.0.0.1:1", f"127.0.0.1.evil.example:{server.port}"):
+    for host in ("evil.example", f"evil.example:{server.port}", f"127.0.0.1.evil.example:{server.port}"):
         response = answer(server, path, Host=host, Origin=f"http://{host}")
         assert response.status == 421
         assert "--allow-origin" in response.text
     assert answer(server, path, Host=f"localhost:{server.port}").status == (404 if path == "/nothing" else 200)
+
+
+def test_a_tunnel_may_begin_at_another_port_and_no_page_of_another_port_opens_a_socket(server: Server) -> None:
+    page = answer(server, "/sql", Host="localhost:8080")
+    assert page.status == 200
+    (token,) = re.findall(r'"token":\s*"([^"]+)"', page.text)
+    assert "ACK" in str(first_message(server, token, Host="localhost:8080", Origin="http://localhost:8080"))
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "a" * 24,
+    }
+    assert answer(server, "/sql/ws", **upgrade, Origin="http://localhost:8080").status == 403
 
 
 def test_a_name_that_is_allowed_is_answered(store: actlake.Store) -> None:
