@@ -69,6 +69,8 @@ def find_anatomy(model: nn.Module, name: str, *, ffn: str | None = None, is_caus
     if not linear:
         raise ModelRefused(name, "no linear map with a plain two-dimensional weight ran (is the model quantized?)")
     blocks = _blocks(model, calls, name) if named is None else _blocks_of(calls, named, str(ffn), name)
+    if mixture := _mixture_of_experts(model, blocks):  # beside which a dense FFNN may stand
+        raise ModelRefused(name, mixture)
     last_block = by_layer(calls, blocks)[-1]
     unembedding = linear[-1] if linear[-1].start > last_block.end else None
     if unembedding is not None and not is_causal and unembedding.output.shape[-1] < vocab_size:
@@ -78,15 +80,15 @@ def find_anatomy(model: nn.Module, name: str, *, ffn: str | None = None, is_caus
     cut_calls = forward_calls(model, ids, cut_linear=True)
     ffns, outputs = zip(
         *(
-            _ffn(model, block, cut_calls, last_block.output.shape[-1], name, None if named is None else set(named))
+            _ffn(block, cut_calls, last_block.output.shape[-1], name, None if named is None else set(named))
             for block in by_layer(cut_calls, blocks)
         ),
         strict=True,
     )
     widths = {call.input.shape[-1] for call in linear if call.name in outputs}
     if len(widths) > 1:
-        found = f"its layers have FFNNs of different widths: {', '.join(map(str, sorted(widths)))}"
-        raise ModelRefused(name, f"{found}{f'; {mixture}' if (mixture := mixture_of_experts(model, blocks)) else ''}")
+        found = ", ".join(map(str, sorted(widths)))
+        raise ModelRefused(name, f"its layers have FFNNs of different widths: {found}")
     norms = [call.name for call in weighted if call.start > last_block.end and call.module.weight.ndim == 1]
     return Anatomy(
         embedding=embedding.name,
@@ -108,14 +110,17 @@ def check_pattern(pattern: str) -> None:
         raise InvalidOption("ffn", pattern, f"write {{i}} where the layer's number stands, as in {BY_HAND}")
 
 
-def mixture_of_experts(model: nn.Module, blocks: Sequence[str]) -> str | None:
+def _mixture_of_experts(model: nn.Module, blocks: Sequence[str]) -> str | None:
     """Why a model whose blocks hold experts is not recorded, and where they are; None where there are none."""
     for block in dict.fromkeys(blocks):
         for path, module in model.get_submodule(block).named_modules(prefix=block):
-            own = [] if isinstance(module, nn.Conv1d) else [p for p in module.parameters(recurse=False) if p.ndim == 3]
-            n_experts = max((len(p) for p in own), default=1)
-            if isinstance(module, nn.ModuleList) and path.endswith("experts"):
-                n_experts = len(module)
+            if "expert" not in f"{path} {type(module).__name__}".lower():  # XLNet's attention has such weights too
+                continue
+            n_experts = max((len(p) for p in module.parameters(recurse=False) if p.ndim == 3), default=1)
+            if isinstance(module, nn.ModuleList | nn.ModuleDict) and path.endswith("experts"):
+                n_experts = sum(
+                    any(True for _ in child.parameters()) for child in module.children()
+                )  # NLLB-MoE has a dropout
             if n_experts > 1:
                 return (
                     f"it is a mixture of experts ({path} holds {n_experts}), which is not supported: "
@@ -182,9 +187,7 @@ def _blocks(model: nn.Module, calls: Sequence[Call], name: str) -> tuple[str, ..
     return tuple(runs[largest])
 
 
-def _ffn(
-    model: nn.Module, block: Call, cut: Sequence[Call], d_model: int, name: str, named: set[str] | None
-) -> tuple[str | None, str]:
+def _ffn(block: Call, cut: Sequence[Call], d_model: int, name: str, named: set[str] | None) -> tuple[str | None, str]:
     """The module around a block's FFNN (None if that is the block itself), and the FFNN's output projection.
 
     Of those named by hand it must be one, and the search must find it too, wherever it finds any.
@@ -204,7 +207,7 @@ def _ffn(
     if named is not None:
         candidates = _agreed(candidates, mixing, linear, block, name, named)
     if len(candidates) != 1:
-        raise ModelRefused(name, _what_was_found(model, block, linear, candidates))
+        raise ModelRefused(name, _what_was_found(block, linear, candidates))
     (projection,) = candidates
     output = next(call for call in linear if call.name == projection)
     whole = [output, *found.get(projection, [])]
@@ -229,9 +232,7 @@ def _agreed(
     return chosen
 
 
-def _what_was_found(model: nn.Module, block: Call, linear: Sequence[Call], candidates: Sequence[str]) -> str:
-    if mixture := mixture_of_experts(model, [block.name]):
-        return mixture
+def _what_was_found(block: Call, linear: Sequence[Call], candidates: Sequence[str]) -> str:
     if candidates:
         patterns = [_pattern(block.name, candidate) for candidate in candidates]
         ways = " or ".join(f"--ffn '{pattern}'" for pattern in patterns)

@@ -286,21 +286,34 @@ REFUSED: dict[str, dict[str, Any]] = {
         "n_routed_experts": 4, "first_k_dense_replace": 1, "moe_intermediate_size": 8, "n_group": 1, "topk_group": 1,
         "num_experts_per_tok": 2,
     },
+    "Gemma4TextConfig": {
+        **WIDE_HEADS, "hidden_size_per_layer_input": 0, "sliding_window": 8, "enable_moe_block": True, "num_experts": 4,
+        "top_k_experts": 2, "moe_intermediate_size": 8,
+    },
     "GptOssConfig": {**WIDE_HEADS, "num_local_experts": 4},
     "GraniteMoeConfig": {**GROUPED, "num_local_experts": 4},
+    "GraniteMoeHybridConfig": {
+        **GROUPED, "num_local_experts": 4, "shared_intermediate_size": 24, "mamba_n_heads": 8, "mamba_d_head": 4,
+        "layer_types": ["attention", "attention"],
+    },
+    "GraniteMoeSWAConfig": {**GROUPED, "num_local_experts": 4, "shared_intermediate_size": 24},
+    "GraniteMoeSharedConfig": {**GROUPED, "num_local_experts": 4, "shared_intermediate_size": 24},
     "Llama4TextConfig": {**WIDE_HEADS, "num_local_experts": 4},
     "MixtralConfig": {**GROUPED, "num_local_experts": 4},
+    "NllbMoeConfig": {**SEQUENCES, "num_experts": 4, "encoder_sparse_step": 2},
     "OlmoeConfig": {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2},
     "PhimoeConfig": {**GROUPED, "num_local_experts": 4},
     "Qwen2MoeConfig": {**GROUPED, "num_experts": 4, "moe_intermediate_size": 8},
     "Qwen3MoeConfig": {**WIDE_HEADS, "num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 2},
+    "SwitchTransformersConfig": {**T5_SIZES, "num_experts": 4, "num_sparse_encoder_layers": 1},
 }  # fmt: skip
 """Mixtures of experts, with four of them."""
 
 REFUSED_SAID = """Mixtures of experts: a token passes through the few experts that it is routed to, so no neuron has an
-activation at every position, which is what `activation_vectors` holds; and transformers keeps the experts' weights stacked in
-one tensor, where there is no module to read. Where one expert is shared by all tokens, its activations would be only a part of
-what the FFNN does.
+activation at every position, which is what `activation_vectors` holds; and of most of them transformers keeps the
+experts' weights stacked in one tensor, where there is no module to read. Where all tokens share one expert, or a dense FFNN
+beside the experts, its activations would be only a part of what the FFNNs do: such models are refused too, with `--ffn` as
+without.
 
 Quantized linear maps (the proof multiplies by the weight); blocks without an FFNN (Mamba); and decoders that padding at the
 left changes (RecurrentGemma, XLM-RoBERTa as a decoder), because a batch of them would not be continued as each text alone."""

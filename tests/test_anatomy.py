@@ -39,6 +39,15 @@ def network(config: str, **changes: Any) -> nn.Module:
     return AutoModelForCausalLM.from_config(getattr(transformers, config)(**{**SMALL, **changes})).eval()
 
 
+def any_network(config: str, **changes: Any) -> Any:
+    """As `network`; of an encoder–decoder, the encoder."""
+    made = getattr(transformers, config)(**{**SMALL, **changes})
+    if not made.is_encoder_decoder:
+        return network(config, **changes)
+    torch.manual_seed(0)
+    return transformers.AutoModel.from_config(made).get_encoder().eval()
+
+
 def ffn_inputs(model: Any, projection: nn.Module, generation: actlake.Generation) -> list[np.ndarray]:
     """What a module is given in each of its runs over one generation, alone."""
     given: list[np.ndarray] = []
@@ -167,11 +176,31 @@ def test_a_model_without_an_ffnn_is_refused_with_what_was_found() -> None:
 
 @pytest.mark.parametrize("config", REFUSED)
 def test_a_mixture_of_experts_is_refused_with_the_reason(config: str) -> None:
-    model = network(config, **REFUSED[config])
+    model = any_network(config, **REFUSED[config])
     with pytest.raises(
         ModelRefused, match=r"it is a mixture of experts \(\S*\.experts holds 4\), which is not supported: a t"
     ):
-        check_anatomy(model, find_anatomy(model, config), config)
+        find_anatomy(model, config, is_causal=not model.config.is_encoder_decoder)
+
+
+@pytest.mark.parametrize(
+    ("config", "ffn"),
+    [
+        ("GraniteMoeSharedConfig", "model.layers.{i}.shared_mlp.output_linear"),
+        ("Gemma4TextConfig", "model.layers.{i}.mlp.down_proj"),
+    ],
+)
+def test_a_dense_ffnn_beside_experts_is_refused_named_by_hand_too(config: str, ffn: str) -> None:
+    with pytest.raises(ModelRefused, match="it is a mixture of experts"):
+        find_anatomy(network(config, **REFUSED[config]), config, ffn=ffn)
+
+
+def test_attention_whose_weights_are_stacked_by_head_is_not_taken_for_experts() -> None:
+    model = network("XLNetConfig", d_model=16, n_layer=2, n_head=4, d_inner=40)
+    assert not any("experts" in name for name, _ in model.named_modules())
+    with pytest.raises(ModelRefused) as raised:
+        check_anatomy(model, find_anatomy(model, "xlnet"), "xlnet")
+    assert "mixture of experts" not in str(raised.value)
 
 
 class _Doubled(nn.Linear):
