@@ -30,6 +30,7 @@ from .devices import BALANCED, device_of
 from .proof import check_anatomy
 from .quiet import quiet
 from .stream import Lens
+from .stretches import last_of_stretches
 from .text import TokenText
 
 _ADVICE = f"check the name and the connection, or use a local folder, a .gguf file or {builtin.NAME}"
@@ -75,6 +76,11 @@ class Model:
             if isinstance(limit := getattr(config, attribute, None), int):
                 return limit - self._unused_positions(limit)
         return None
+
+    @cached_property
+    def last_of_stretches(self) -> tuple[int, ...]:
+        """See `stretches.last_of_stretches`."""
+        return last_of_stretches(self.network)
 
     @property
     def mask_id(self) -> int | None:

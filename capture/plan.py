@@ -18,6 +18,7 @@ from .models import Model
 from .options import CaptureOptions
 from .procedure import Procedure
 from .prompts import Prompt
+from .stretches import stretch_of
 
 BYTES_PER_SCORES = 16
 """What the scores of one pair of positions take in a file, roughly."""
@@ -37,7 +38,8 @@ class Work:
     are what counts as written.
 
     `n_masked` positions of it are masked, for a masked language model to fill; `targets` are the tokens to explain there,
-    none for the likeliest. `chat` is what the chat template made of it, `text`, and whose part is which.
+    none for the likeliest. `chat` is what the chat template made of it, `text`, and whose part is which. `stretch` numbers
+    the lengths to which it belongs (`stretches.py`).
     """
 
     prompt_index: int
@@ -49,6 +51,7 @@ class Work:
     n_masked: int = 0
     targets: tuple[int, ...] = ()
     chat: Chat | None = None
+    stretch: int = 0
 
     @property
     def max_tokens(self) -> int:
@@ -65,10 +68,12 @@ class Plan:
     positions: Positions = Positions()  # noqa: RUF009  frozen
 
     def units(self, options: CaptureOptions, procedure: Procedure) -> Iterator[tuple[Work, ...]]:
-        """Work in batches: texts of about the same length, that have the same number of tokens to write."""
+        """Work in batches: texts of about the same length and of one stretch, that have the same number of tokens to write."""
         for start in range(0, len(self.works), WINDOW):
-            window = sorted(self.works[start : start + WINDOW], key=lambda w: (w.max_new_tokens, w.max_tokens))
-            for _, alike in groupby(window, key=lambda work: work.max_new_tokens):
+            window = sorted(
+                self.works[start : start + WINDOW], key=lambda w: (w.stretch, w.max_new_tokens, w.max_tokens)
+            )
+            for _, alike in groupby(window, key=lambda work: (work.stretch, work.max_new_tokens)):
                 yield from _batches(list(alike), options, procedure)
 
 
@@ -183,7 +188,22 @@ def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> 
         room = min(room, model.context - len(token_ids))
     n_masked = token_ids.count(model.mask_id) if model.mask_id is not None else 0
     targets = _targets(model, prompt, n_masked) if model.mask_id is not None else ()
-    return Work(index, prompt, text, token_ids, room, completion_ids, n_masked, targets, chat)
+    stretch = _stretch(model, prompt, len(token_ids), len(completion_ids) + room)
+    return Work(index, prompt, text, token_ids, room, completion_ids, n_masked, targets, chat, stretch)
+
+
+def _stretch(model: Model, prompt: Prompt, n_tokens: int, n_written: int) -> int:
+    """The stretch of a text's lengths. Raises InvalidPrompt if what is written could take it into another."""
+    stretch = stretch_of(n_tokens, model.last_of_stretches)
+    if stretch != stretch_of(n_tokens + n_written, model.last_of_stretches):
+        last = model.last_of_stretches[stretch]
+        raise InvalidPrompt(
+            prompt.where,
+            f"it has {n_tokens} tokens and up to {n_written} would be written; {model.name} computes every position of a text "
+            f"otherwise when there are more than {last} (its rotary embedding is LongRoPE), so tokens would be written from "
+            f"other values than are recorded; let a text end at {last} tokens, or begin with more",
+        )
+    return stretch
 
 
 def _completion_ids(
