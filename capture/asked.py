@@ -19,12 +19,14 @@ from .calls import some_tokens
 from .float32 import in_float32
 from .lens import LOGITS_AT_ONCE, check_stream, head_logits, target_predictions, token_texts
 from .options import CaptureOptions
+from .plainly import plainly
 from .stream import Lens, Stream, residual_stream
 
 if TYPE_CHECKING:
     from .models import Model
 
 
+@plainly()
 def lens_predictions(
     model: "Model",
     layer: int,
@@ -42,6 +44,7 @@ def lens_predictions(
     return CapturedPredictions(rank, probability, top_ids, token_texts(model, top_ids), top_probabilities)
 
 
+@plainly()
 @torch.no_grad()
 def lens_ranks(
     model: "Model",
@@ -82,6 +85,7 @@ def token_ids_of(model: "Model", tokens: Sequence[str | int]) -> list[int]:
     return found
 
 
+@plainly()
 @torch.no_grad()
 def embedded(model: "Model", token_ids: Sequence[int]) -> Float[Tensor, "pos d_model"]:
     """The input embeddings of tokens, as they enter the model, in float32."""
@@ -90,6 +94,7 @@ def embedded(model: "Model", token_ids: Sequence[int]) -> Float[Tensor, "pos d_m
     return gave[0].float()
 
 
+@plainly()
 def logits_of(
     model: "Model", token_ids: Sequence[int], embeddings: Float[Tensor, "rows pos d_model"]
 ) -> Float[Tensor, "rows pos vocab"]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from ..store import CapturedPredictions
 from . import builtin
 from .anatomy import Anatomy, check_pattern, find_anatomy
 from .devices import BALANCED, device_of
+from .plainly import plainly
 from .proof import check_anatomy
 from .quiet import quiet
 from .stream import Lens
@@ -103,6 +105,10 @@ class Model:
     def is_causal(self) -> bool:
         return self.anatomy.is_causal
 
+    def plainly(self) -> AbstractContextManager[None]:
+        """See `plainly.plainly`."""
+        return plainly()
+
     def lens_predictions(
         self, layer: int, hidden: np.ndarray, targets: Sequence[int], lens: Lens = "normed"
     ) -> CapturedPredictions:
@@ -168,6 +174,7 @@ class Model:
         return hashlib.sha256(definition.encode()).hexdigest()
 
 
+@plainly()
 def load_model(name: str, *, device: str = "auto", dtype: DType = "auto", ffn: str | None = None) -> Model:
     """The model that `name` says: `smollm2-135m`, a local folder, a .gguf file, or a Hugging Face id.
 

@@ -16,6 +16,7 @@ from .chat import Chat, chat_of
 from .lens import check_stream
 from .models import Model
 from .options import CaptureOptions
+from .plainly import plainly
 from .procedure import Procedure
 from .prompts import Prompt
 from .stretches import stretch_of
@@ -77,6 +78,7 @@ class Plan:
                 yield from _batches(list(alike), options, procedure)
 
 
+@plainly()
 def make_plan(model: Model, prompts: Sequence[Prompt], options: CaptureOptions) -> Plan:
     """Tokens, layers and batches of a run. Raises InvalidPrompt, PromptTooLong, UnknownLayer, UnknownNeuron or InvalidOption."""
     if not prompts:

@@ -12,6 +12,7 @@ from ..store.schema import PROJECTION
 from .faults import Skipped
 from .models import Model, load_model
 from .options import CaptureOptions
+from .plainly import plainly
 from .plan import Plan, byte_budget, make_plan
 from .procedure import choose
 from .prompts import Prompt, prompts_from
@@ -100,6 +101,7 @@ def capture(
     return capture_plan(Location.of(store), model, make_plan(model, records, chosen), chosen, on_progress)
 
 
+@plainly()
 def capture_plan(
     location: Location,
     model: Model,

@@ -1,6 +1,7 @@
 """A loaded model, as far as questions about a stored generation need one: `actlake.capture.Model` is what answers them."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -30,6 +31,9 @@ class AskedModel(Protocol):
     def pad_id(self) -> int: ...
     @property
     def anatomy(self) -> Any: ...
+
+    def plainly(self) -> AbstractContextManager[None]:
+        """While it computes: what a caller switched on in torch is off."""
 
     def lens_predictions(
         self, layer: int, hidden: np.ndarray, targets: Sequence[int], lens: Lens = "normed"

@@ -61,19 +61,18 @@ def integrated_scores(
     it. Needs Captum.
     Source: Sundararajan, Taly & Yan 2017, arXiv:1703.01365.
     """
-    import torch
     from captum.attr import IntegratedGradients
 
     ids = list(token_ids[:output_position])
-    embeddings = model.embedded(ids)[None]  # (1, pos, d_model)
-    start = _start(model, embeddings, baseline)
-    value = _target(model, ids, embeddings, int(token_ids[output_position]), target)
 
     def watched(embedded: "Tensor") -> "Tensor":
         go_on()
         return value(embedded)
 
-    with torch.enable_grad():
+    with model.plainly():
+        embeddings = model.embedded(ids)[None]  # (1, pos, d_model)
+        start = _start(model, embeddings, baseline)
+        value = _target(model, ids, embeddings, int(token_ids[output_position]), target)
         attributions, delta = IntegratedGradients(watched).attribute(
             embeddings,
             start,
@@ -82,7 +81,7 @@ def integrated_scores(
             internal_batch_size=max(1, tokens_at_once // max(1, len(ids))),
             return_convergence_delta=True,
         )
-    return attributions[0].detach().double().sum(-1).cpu().numpy(), float(delta)
+        return attributions[0].detach().double().sum(-1).cpu().numpy(), float(delta)
 
 
 def _start(model: AskedModel, embeddings: "Tensor", baseline: Baseline) -> "Tensor":
