@@ -151,22 +151,25 @@ def report_parts(model: Model, plan: Plan, options: CaptureOptions, procedure: P
     prompts, indices, n_new = [work.token_ids for work in unit], range(len(unit)), unit[0].max_new_tokens
     layers, kept = plan.layers, list[Any]()
 
+    def arrived(written: tuple[Any, Callable[[], Any]]) -> tuple[Any, Any]:
+        return written[0], written[1]()
+
     def keep(of: Callable[[], object]) -> Callable[[], None]:
         return lambda: kept.append(of())
 
     seconds = {
         "generate(), with room in its cache": timed(lambda: continuations(model, prompts, n_new, Sampling(), indices)),
         "… and what the model says of each token": timed(
-            lambda: write_and_record(model, prompts, n_new, Sampling(), indices, Wanted(()))
+            lambda: write_and_record(model, prompts, n_new, Sampling(), indices, Wanted(()))[1]()
         ),
         "… and activations": timed(
-            keep(lambda: write_and_record(model, prompts, n_new, Sampling(), indices, Wanted(layers)))
+            keep(lambda: arrived(write_and_record(model, prompts, n_new, Sampling(), indices, Wanted(layers))))
         ),
     }
     ((completions, recorded),) = kept
     texts = [[*prompt, *written] for prompt, written in zip(prompts, completions, strict=True)]
     seconds["the replay, which recording in steps makes needless"] = timed(
-        lambda: replay(model, texts, [*map(len, prompts)], Wanted(layers))
+        lambda: replay(model, texts, [*map(len, prompts)], Wanted(layers))()
     )
     matrices = [each.activations[layer] for each in recorded for layer in layers]
     columns: list[object] = []

@@ -103,7 +103,7 @@ def ours(model: Model, batch: Texts) -> list[list[np.ndarray]]:
     """The replay, its one forward pass for everything that is recorded included."""
     texts, n_prompt_tokens = zip(*batch, strict=True)
     wanted = Wanted(target="logit", gradient_tokens=CaptureOptions().gradient_tokens)
-    return [recorded.gradients for recorded in replay(model, texts, n_prompt_tokens, wanted)]
+    return [recorded.gradients for recorded in replay(model, texts, n_prompt_tokens, wanted)()]
 
 
 def plain(model: Model, texts: Texts, *, parameters: bool = False) -> list[list[np.ndarray]]:

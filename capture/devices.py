@@ -1,6 +1,6 @@
 """Where a model computes, and how what it computed comes to the host."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -14,6 +14,11 @@ BALANCED = "balanced"
 """The device that stands for all accelerators together: each gets some of the blocks."""
 
 Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+Arriving = Callable[[], Value]
+"""Something made of values that are on their way to the host: what it gives when it is called, once and in any thread, which
+waits for them."""
 
 
 def device_of(name: str) -> torch.device | None:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from ..store import GradientTarget
+from .devices import HostCopies
 from .reach import Reach
 
 FORWARD = 1.2
@@ -108,10 +109,21 @@ def output_gradients(
     With `scores`, what `gradient_scores` has of each of those vectors instead.
 
     `at_hidden` is of `target_gradients`; `cut_short(width)` gives a graph of the texts' first `width` positions.
-    `tokens_at_once` bounds memory: products over about that many positions are held together. Frees the graphs.
+    `tokens_at_once` bounds memory: products over about that many positions are held together, and those before them while they
+    are on their way to the host. Frees the graphs.
     """
     steps = _steps(outputs)
     gradients: list[dict[int, Float32[np.ndarray, "inputs width"]]] = [{} for _ in outputs]
+    leaving: tuple[list[_Step], HostCopies[int]] | None = None
+
+    def arrive() -> None:
+        if leaving is None:
+            return
+        of_part, copies = leaving
+        for product, step in zip(copies.arrays()[0], of_part, strict=True):
+            for row, output in zip(step.rows, step.outputs, strict=True):
+                gradients[row][output.at] = product[row, : output.n_inputs].copy()
+
     end = len(steps)
     for start in reversed(group_starts([step.width for step in steps])):
         graph = whole if end == len(steps) else cut_short(steps[end - 1].width)
@@ -119,11 +131,12 @@ def output_gradients(
         for number, part in enumerate(np.array_split(np.arange(start, end), n_passes), 1):
             of_part = [steps[index] for index in part]
             products = _products(graph, of_part, at_hidden, keep=number < n_passes)
-            kept = (_scores(products, graph.embedding.detach()) if scores else products).cpu()
-            for product, step in zip(kept, of_part, strict=True):
-                for row, output in zip(step.rows, step.outputs, strict=True):
-                    gradients[row][output.at] = product[row, : output.n_inputs].numpy().copy()
+            begun = HostCopies({0: _scores(products, graph.embedding.detach()) if scores else products})
+            del products  # its memory is free when it is on the host
+            arrive()
+            leaving = of_part, begun
         end = start
+    arrive()
     return [[of_row[at] for at in sorted(of_row)] for of_row in gradients]
 
 

@@ -25,8 +25,8 @@ def predictions(logits: Float[Tensor, "n vocab"], targets: Int[Tensor, "n"]) -> 
 
 
 def prediction_columns(
-    predicted: Float32[Tensor, "3 predicted"],
+    predicted: Float32[np.ndarray, "3 predicted"],
 ) -> tuple[Float32[np.ndarray, "n"], Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
     """Predictions of all tokens but the first, as columns with a 0 for it."""
-    logprob, rank, entropy = np.pad(predicted.cpu().numpy(), ((0, 0), (1, 0)))
+    logprob, rank, entropy = np.pad(predicted, ((0, 0), (1, 0)))
     return logprob, rank.astype(np.int32), entropy

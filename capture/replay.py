@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..store import CapturedPredictions, GradientTarget
 from . import memory
-from .devices import HostCopies
+from .devices import Arriving, HostCopies
 from .float32 import in_float32
 from .gradients import Graph, Output, masked_outputs, output_gradients, target_gradients, written_outputs
 from .head import said
@@ -58,7 +58,7 @@ def replay(
     texts: Sequence[Sequence[int]],
     n_prompt_tokens: Sequence[int],
     wanted: Wanted,
-) -> list[Recorded]:
+) -> Arriving[list[Recorded]]:
     """Record what is wanted of texts (token ids), in one batch; activations are cut on the device.
 
     Memory: activations of the whole batch in float32, and with gradients the graph of one forward pass and
@@ -96,17 +96,23 @@ def replay(
         whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target, real)
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, wanted)
-    embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
-    return [
-        Recorded(
-            embeddings[row, :n],
-            {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
-            columns[row],
-            *prediction_columns(predicted[row]),
-            **of_flow[row],
-        )
-        for row, n in enumerate(lengths)
-    ]
+    said_of = HostCopies(dict(enumerate(predicted)))
+
+    def arrived() -> list[Recorded]:
+        embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
+        states, columns_said = of_flow(), said_of.arrays()
+        return [
+            Recorded(
+                embeddings[row, :n],
+                {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
+                columns[row],
+                *prediction_columns(columns_said[row]),
+                **states[row],
+            )
+            for row, n in enumerate(lengths)
+        ]
+
+    return arrived
 
 
 def replay_encoder(
@@ -114,7 +120,7 @@ def replay_encoder(
     texts: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
     wanted: Wanted,
-) -> list[Recorded]:
+) -> Arriving[list[Recorded]]:
     """As `replay`, for a model that reads all positions at once: a gradient is with respect to every embedding of the text.
 
     `targets` are the tokens to explain at each text's masked positions; the likeliest where there are none. Nothing is said
@@ -149,19 +155,24 @@ def replay_encoder(
         whole, at_hidden = _at_hidden(model, ids, mask, recorded, logits, outputs, target, real)
         del recorded, logits
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, wanted)
-    embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
-    return [
-        Recorded(
-            embeddings[row, :n],
-            {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
-            columns[row],
-            *predictions[row],
-            masked=tuple(masked[row]),
-            targets=chosen[row],
-            **of_flow[row],
-        )
-        for row, n in enumerate(lengths)
-    ]
+
+    def arrived() -> list[Recorded]:
+        embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
+        states = of_flow()
+        return [
+            Recorded(
+                embeddings[row, :n],
+                {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
+                columns[row],
+                *predictions[row],
+                masked=tuple(masked[row]),
+                targets=chosen[row],
+                **states[row],
+            )
+            for row, n in enumerate(lengths)
+        ]
+
+    return arrived
 
 
 @dataclass
@@ -315,19 +326,23 @@ def _of_flow(
     at: Sequence[Int32[np.ndarray, "_"]],
     wanted: OfStream,
     real: Real,
-) -> list[dict[str, Any]]:
+) -> Arriving[list[dict[str, Any]]]:
     """For each text what is wanted of the residual stream at its positions; `explained` are the tokens to find among the
     predictions."""
     states = HostCopies(_rows_at({layer: flow.states[layer] for layer in wanted.states}, at, real.shape[1]))
     said = layer_predictions(model, flow, logits.detach(), explained, at, wanted, real)
-    by_text = {layer: _by_text(rows, at) for layer, rows in states.arrays().items()}
-    return [
-        {
-            "hidden_states": {layer: of_texts[row] for layer, of_texts in by_text.items()},
-            "layer_predictions": said[row],
-        }
-        for row in range(len(explained))
-    ]
+
+    def arrived() -> list[dict[str, Any]]:
+        by_text = {layer: _by_text(rows, at) for layer, rows in states.arrays().items()}
+        return [
+            {
+                "hidden_states": {layer: of_texts[row] for layer, of_texts in by_text.items()},
+                "layer_predictions": of_row,
+            }
+            for row, of_row in enumerate(said)
+        ]
+
+    return arrived
 
 
 def _copies(taps: Taps, at: Sequence[Int32[np.ndarray, "_"]] | None) -> HostCopies[int]:

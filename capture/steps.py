@@ -17,7 +17,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ..errors import ActlakeError
 from .calls import some_tokens
-from .devices import HostCopies
+from .devices import Arriving, HostCopies
 from .generate import Sampling, generated, until_end
 from .head import said
 from .models import Model
@@ -43,7 +43,7 @@ def write_and_record(
     sampling: Sampling,
     prompt_indices: Sequence[int],
     wanted: Wanted,
-) -> tuple[list[list[int]], list[Recorded]]:
+) -> tuple[list[list[int]], Arriving[list[Recorded]]]:
     """As `continuations`, and what `replay` would record of the texts, without gradients.
 
     Memory: activations of the whole batch in float32, the cache, and logits of the prompts' tokens where the model has something
@@ -84,14 +84,14 @@ def steps_agree(model: Model) -> bool:
     try:
         completions, stepped = write_and_record(model, prompts, PROVED_STEPS, Sampling(), range(2), wanted)
         texts = [[*prompt, *written] for prompt, written in zip(prompts, completions, strict=True)]
-        whole = replay(model, texts, [2, len(ids)], wanted)
+        pairs = zip(stepped(), replay(model, texts, [2, len(ids)], wanted)(), strict=True)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, ActlakeError):
             raise
         return False
     return all(
         _close(a, b, tolerance)
-        for one, other in zip(stepped, whole, strict=True)
+        for one, other in pairs
         for a, b in [
             (one.embeddings, other.embeddings),
             (one.logprob, other.logprob),
@@ -126,10 +126,10 @@ class _Kept(Taps):
             self._places = torch.tensor(places, device=self.embedding.device)
         self._places += 1
 
-    def arrays(self, n_tokens: int) -> dict[int, Float32[np.ndarray, "batch n_tokens width"]]:
+    def copies(self, n_tokens: int) -> HostCopies[int]:
         """By layer the values of each text's first tokens, and the embeddings; they are let go here."""
         values, self._values = self._values, {}
-        return HostCopies({layer: of_layer[:, :n_tokens] for layer, of_layer in sorted(values.items())}).arrays()
+        return HostCopies({layer: of_layer[:, :n_tokens] for layer, of_layer in sorted(values.items())})
 
 
 class _Steps(StoppingCriteria):
@@ -175,21 +175,25 @@ class _Steps(StoppingCriteria):
         self._ended = ended | ends
         return ended
 
-    def recorded(self, lengths: Sequence[int], at: Sequence[Int32[np.ndarray, "_"]] | None) -> list[Recorded]:
+    def recorded(self, lengths: Sequence[int], at: Sequence[Int32[np.ndarray, "_"]] | None) -> Arriving[list[Recorded]]:
         """The rows, each as long as is said, their activations at these positions (None: all); what was kept is let go."""
-        activations = self._kept.arrays(max(lengths))
-        embeddings = activations.pop(EMBEDDINGS)
-        prompts = self._prompts or []
-        written = torch.stack(self._written, dim=1)  # (3, steps, batch)
-        return [
-            Recorded(
-                embeddings[row, :n],
-                {layer: a[row, :n] if at is None else a[row, at[row]] for layer, a in activations.items()},
-                [],
-                *prediction_columns(torch.cat([prompts[row], written[:, :, row]], dim=1)[:, : n - 1]),
-            )
-            for row, n in enumerate(lengths)
-        ]
+        values, prompts = self._kept.copies(max(lengths)), HostCopies(dict(enumerate(self._prompts or [])))
+        steps = HostCopies({0: torch.stack(self._written, dim=1)})  # (3, steps, batch)
+
+        def arrived() -> list[Recorded]:
+            activations, of_prompts, written = values.arrays(), prompts.arrays(), steps.arrays()[0]
+            embeddings = activations.pop(EMBEDDINGS)
+            return [
+                Recorded(
+                    embeddings[row, :n],
+                    {layer: a[row, :n] if at is None else a[row, at[row]] for layer, a in activations.items()},
+                    [],
+                    *prediction_columns(np.concatenate([of_prompts[row], written[:, :, row]], axis=1)[:, : n - 1]),
+                )
+                for row, n in enumerate(lengths)
+            ]
+
+        return arrived
 
 
 def _close(a: Any, b: Any, tolerance: float) -> bool:

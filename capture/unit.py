@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..store import CapturedGeneration, CapturedTokens, Reservation
+from .devices import Arriving
 from .generate import FinishReason, continuations, finish_reason
 from .lens import of_stream
 from .models import Model
@@ -23,7 +24,7 @@ def capture_unit(
     options: CaptureOptions,
     reservation: Reservation,
     procedure: Procedure,
-) -> list[CapturedGeneration]:
+) -> Arriving[list[CapturedGeneration]]:
     """Generate and replay one batch, or record it as it is generated; nothing is written."""
     prompts, wanted = [work.token_ids for work in works], _wanted(plan, options)
     room, indices = works[0].max_new_tokens, [work.prompt_index for work in works]
@@ -37,10 +38,14 @@ def capture_unit(
             completions = continuations(model, prompts, room, options.sampling, indices)
         texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         recorded = replay(model, texts, [len(prompt) for prompt in prompts], wanted)
-    return [
-        _captured_generation(model, work, completion, what, plan, options, reservation)
-        for work, completion, what in zip(works, completions, recorded, strict=True)
-    ]
+
+    def arrived() -> list[CapturedGeneration]:
+        return [
+            _captured_generation(model, work, completion, what, plan, options, reservation)
+            for work, completion, what in zip(works, completions, recorded(), strict=True)
+        ]
+
+    return arrived
 
 
 def _wanted(plan: Plan, options: CaptureOptions) -> Wanted:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from ..errors import ActlakeError
 from ..store import CapturedGeneration, Log, Reservation, write_shard
 from .allowance import Allowance
-from .faults import OF_MODEL, OF_WRITING, Skips, by_halves, free_memory, not_finite
+from .devices import Arriving
+from .faults import OF_MODEL, OF_WRITING, Skips, by_halves, free_memory, not_finite, said
 from .models import Model
 from .options import CaptureOptions
 from .plan import Plan, Work
@@ -72,10 +74,10 @@ class Units:
         with ThreadPoolExecutor(1, thread_name_prefix="actlake-write") as writer:
             while self._units or self._in_writing:
                 if self._units and (missing := self._missing(self._units.popleft())):
-                    for generations in by_halves(
+                    for works, arriving in by_halves(
                         missing, self._capture, self._skip, faults=OF_MODEL, settle=self._settle
                     ):
-                        self._in_writing.append(writer.submit(self._write, generations))
+                        self._in_writing.append(writer.submit(self._write, works, arriving))
                 self._collect(most=IN_WRITING if self._units else 0)
         return self._captured.of(self._log.snapshot())
 
@@ -83,12 +85,19 @@ class Units:
         first = self._reservation.first_generation_id
         return [work for work in unit if first + work.prompt_index not in self._done]
 
-    def _capture(self, works: Sequence[Work]) -> list[CapturedGeneration]:
-        return capture_unit(self._model, works, self._plan, self._options, self._reservation, self._procedure)
+    def _capture(self, works: Sequence[Work]) -> tuple[Sequence[Work], Arriving[list[CapturedGeneration]]]:
+        arriving = capture_unit(self._model, works, self._plan, self._options, self._reservation, self._procedure)
+        return works, arriving
 
-    def _write(self, generations: Sequence[CapturedGeneration]) -> "_Written":
-        """Write and commit those whose values are all finite, in a thread of its own."""
+    def _write(self, works: Sequence[Work], arriving: Arriving[list[CapturedGeneration]]) -> "_Written":
+        """Write and commit those whose values are all finite, in a thread of its own, where they are waited for too."""
         written = _Written()
+        try:
+            generations = arriving()
+        except OF_MODEL as error:
+            if isinstance(error, ActlakeError):
+                raise
+            return _Written(lost=works, reason=said(error))
 
         def write(part: Sequence[CapturedGeneration]) -> None:
             files = write_shard(self._log.location, part, self._options.precision)
@@ -120,11 +129,22 @@ class Units:
             self.n_captured += written.n_generations
             self.n_tokens += written.n_tokens
             self.n_bytes += written.n_bytes
+            if written.lost:
+                self._halve(written.lost, written.reason)
             if written.again:
                 self._units.append(tuple(self._works[index] for index in written.again))
             self._report()
             for prompt_index, reason in written.skipped.items():
                 self._skip(self._works[prompt_index], reason)
+
+    def _halve(self, works: Sequence[Work], reason: str) -> None:
+        """Do a batch, whose values did not arrive, again in halves; a single prompt is left out."""
+        free_memory()
+        half = len(works) // 2
+        if half:
+            self._units.extend([tuple(works[:half]), tuple(works[half:])])
+        else:
+            self._skip(works[0], reason)
 
     def _settle(self) -> None:
         self._collect()
@@ -144,11 +164,13 @@ class Units:
 @dataclass
 class _Written:
     """What became of a batch: generations that the store has of the run then, what was added, the prompts that are to be done
-    again, and why others could not be written."""
+    again, and why others could not be written; or a whole batch that was lost on its way here, and why."""
 
     done: set[int] = field(default_factory=set)
     n_generations: int = 0
     n_tokens: int = 0
     n_bytes: int = 0
     again: list[int] = field(default_factory=list)
+    lost: Sequence[Work] = ()
+    reason: str = ""
     skipped: dict[int, str] = field(default_factory=dict)

@@ -126,8 +126,8 @@ def test_what_is_recorded_while_text_is_written_is_what_the_replay_records_or_it
     written, stepped = write_and_record(model, prompts, 12, sampling, range(4), Wanted(layers))
     assert written == continuations(model, prompts, 12, sampling, range(4))
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, written, strict=True)]
-    whole = replay(model, texts, [*map(len, prompts)], Wanted(layers))
-    for one, other in zip(stepped, whole, strict=True):
+    whole = replay(model, texts, [*map(len, prompts)], Wanted(layers))()
+    for one, other in zip(stepped(), whole, strict=True):
         pairs = [(one.activations[layer], other.activations[layer]) for layer in layers]
         for a, b in [*pairs, (one.embeddings, other.embeddings), (one.logprob, other.logprob)]:
             assert a.shape == b.shape

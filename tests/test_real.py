@@ -61,7 +61,7 @@ def test_what_is_not_of_the_real_positions_is_refused() -> None:
 def test_no_padding_is_unembedded(any_model: Model) -> None:
     n = sum(map(len, TEXTS))
     with unembedded(any_model) as shapes:
-        replay(any_model, TEXTS, [2, 1, 1], Wanted([0], target="logit"))
+        replay(any_model, TEXTS, [2, 1, 1], Wanted([0], target="logit"))()
     assert shapes[0] == (1, n)
 
 
@@ -70,13 +70,13 @@ def test_logits_that_are_what_the_unembedding_gives_are_not_held_of_a_whole_batc
     assert free.logits_are_unembedded
     with unembedded(free) as shapes:
         write_and_record(free, TEXTS, 4, Sampling(), range(3), Wanted([0]))
-        replay(free, TEXTS, [*map(len, TEXTS)], Wanted([0]))
+        replay(free, TEXTS, [*map(len, TEXTS)], Wanted([0]))()
     assert shapes == [(1, 3), *[(3, 1)] * 4, (1, 1)]
 
 
 def test_logits_that_are_scaled_after_are_those_that_count(any_model: Model) -> None:
     free = replace(any_model, end_ids=())
-    plain = [recorded.logprob for recorded in replay(free, TEXTS, [*map(len, TEXTS)], Wanted([0]))]
+    plain = [recorded.logprob for recorded in replay(free, TEXTS, [*map(len, TEXTS)], Wanted([0]))()]
 
     def scale(module: object, args: object, output: Any) -> None:
         output.logits = output.logits * 3
@@ -88,11 +88,11 @@ def test_logits_that_are_scaled_after_are_those_that_count(any_model: Model) -> 
         written, stepped = write_and_record(scaled, TEXTS, 4, Sampling(), range(3), Wanted([0]))
         texts = [[*text, *more] for text, more in zip(TEXTS, written, strict=True)]
         with unembedded(scaled) as shapes:
-            replayed = replay(scaled, texts, [*map(len, TEXTS)], Wanted([0]))
+            replayed = replay(scaled, texts, [*map(len, TEXTS)], Wanted([0]))()
     finally:
         handle.remove()
     assert shapes == [(1, sum(map(len, texts)))]
-    for one, other, before in zip(stepped, replayed, plain, strict=True):
+    for one, other, before in zip(stepped(), replayed, plain, strict=True):
         np.testing.assert_allclose(one.logprob, other.logprob, atol=1e-4)
         assert len(before) == 1 or np.abs(one.logprob[: len(before)] - before).max() > 1e-3
 
@@ -101,5 +101,5 @@ def test_texts_of_a_token_each_are_written_one_beside_the_other(any_model: Model
     alone = [write_and_record(any_model, [[at]], 5, Sampling(), [0], Wanted([1])) for at in (40, 41)]
     together = write_and_record(any_model, [[40], [41]], 5, Sampling(), range(2), Wanted([1]))
     assert together[0] == [written for (written,), _ in alone]
-    for (_, (one,)), other in zip(alone, together[1], strict=True):
+    for (_, (one,)), other in zip([(_, one()) for _, one in alone], together[1](), strict=True):
         np.testing.assert_allclose(one.logprob, other.logprob, atol=1e-4)

@@ -28,7 +28,7 @@ VECTORS = ("embeddings", "activations")
 def replayed(model: Model, prompts: list[list[int]], written: list[list[int]]) -> list[Recorded]:
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, written, strict=True)]
     layers = range(model.anatomy.n_layers)
-    return replay(model, texts, [*map(len, prompts)], Wanted(layers))
+    return replay(model, texts, [*map(len, prompts)], Wanted(layers))()
 
 
 def assert_same(one: Recorded, other: Recorded) -> None:
@@ -60,7 +60,7 @@ def test_what_is_recorded_as_text_is_written_is_what_the_replay_records(any_mode
     layers = range(any_model.anatomy.n_layers)
     written, stepped = write_and_record(any_model, PROMPTS, 9, sampling, [3, 1, 4], Wanted(layers))
     assert written == continuations(any_model, PROMPTS, 9, sampling, [3, 1, 4])
-    for one, other in zip(stepped, replayed(any_model, PROMPTS, written), strict=True):
+    for one, other in zip(stepped(), replayed(any_model, PROMPTS, written), strict=True):
         assert_same(one, other)
 
 
@@ -69,7 +69,8 @@ def test_every_text_ends_at_its_own_end_token_and_that_is_recorded_too(toy_model
     unended = continuations(free, PROMPTS, 8, Sampling(), range(3))
     for ends in [(unended[0][2],), (unended[0][0], unended[1][0], unended[2][1]), (unended[1][7],)]:
         model = replace(toy_model, end_ids=ends)
-        written, stepped = write_and_record(model, PROMPTS, 8, Sampling(), range(3), Wanted([0, 2]))
+        written, recorded = write_and_record(model, PROMPTS, 8, Sampling(), range(3), Wanted([0, 2]))
+        stepped = recorded()
         assert written == continuations(model, PROMPTS, 8, Sampling(), range(3))
         assert [len(one.logprob) for one in stepped] == [len(p) + len(w) for p, w in zip(PROMPTS, written, strict=True)]
         for one, other in zip(stepped, replayed(model, PROMPTS, written), strict=True):
@@ -78,7 +79,8 @@ def test_every_text_ends_at_its_own_end_token_and_that_is_recorded_too(toy_model
 
 def test_a_text_that_fills_the_context_is_recorded_to_its_last_token(any_model: Model) -> None:
     prompt = [list(range(20, 76))]
-    written, (one,) = write_and_record(any_model, prompt, 8, Sampling(), [0], Wanted(range(3)))
+    written, recorded = write_and_record(any_model, prompt, 8, Sampling(), [0], Wanted(range(3)))
+    (one,) = recorded()
     assert len(one.embeddings) == any_model.context == 64
     assert_same(one, replayed(any_model, prompt, written)[0])
 
