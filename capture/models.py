@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForTextEncoding,
     AutoTokenizer,
     GenerationConfig,
 )
@@ -36,6 +40,8 @@ from .stretches import last_of_stretches
 from .text import TokenText
 
 _ADVICE = f"check the name and the connection, or use a local folder, a .gguf file or {builtin.NAME}"
+
+_UNKNOWN_KIND = re.compile(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>")
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -218,11 +224,13 @@ def _network(
     name: str, source: str | Path, dtype: Any, where: torch.device | None, more: dict[str, Any]
 ) -> tuple[Any, bool]:
     """The network that is recorded, and whether it is causal: a decoder, a masked language model, an encoder whose
-    checkpoint has no head for that, or the encoder of an encoder–decoder."""
+    checkpoint has no head for that, or the encoder of an encoder–decoder, whose checkpoint may have no more than it."""
     from_gguf = "gguf_file" in more
     config = None if from_gguf else AutoConfig.from_pretrained(source, trust_remote_code=False, **more)
     kind: Any = AutoModelForCausalLM
-    if getattr(config, "is_encoder_decoder", False):
+    if _is_half(config):
+        kind = AutoModelForTextEncoding
+    elif getattr(config, "is_encoder_decoder", False):
         kind = AutoModel
     elif type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         kind = AutoModelForMaskedLM
@@ -236,7 +244,7 @@ def _network(
         **more,
     )
     missing = sorted(info["missing_keys"])
-    if kind is AutoModel:
+    if kind in (AutoModel, AutoModelForTextEncoding):
         network = network.get_encoder()
     elif kind is AutoModelForMaskedLM and missing:
         inside = f"{network.base_model_prefix}."
@@ -245,6 +253,15 @@ def _network(
         some = f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
         raise ModelRefused(name, f"its checkpoint lacks {len(missing)} of its weights, which would be random: {some}")
     return network, kind is AutoModelForCausalLM
+
+
+def _is_half(config: Any) -> bool:
+    """Whether a checkpoint of a kind that has an encoder and a decoder has the encoder alone, as T5EncoderModel writes it."""
+    kind = type(config)
+    if kind not in MODEL_FOR_TEXT_ENCODING_MAPPING or kind not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        return False
+    encoder: Any = MODEL_FOR_TEXT_ENCODING_MAPPING[kind]
+    return not config.is_encoder_decoder or encoder.__name__ in (config.architectures or ())
 
 
 def _proved_anatomy(network: Any, name: str, ffn: str | None, is_causal: bool) -> Anatomy:
@@ -306,6 +323,8 @@ def _problem(error: Exception) -> str:
     first_line = _first_line(error)
     if "safetensors" in first_line:
         return f"it has no safetensors weights, and actlake reads no pickled ones ({first_line})"
+    if unknown := _UNKNOWN_KIND.search(first_line):
+        return f"it is no language model: transformers has no decoder, masked language model or text encoder for {unknown[1]}"
     return first_line
 
 

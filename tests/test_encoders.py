@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +17,12 @@ import pytest
 import torch
 from actlake.capture import Model, load_model
 from actlake.capture.models import DType
-from actlake.errors import InvalidOption, InvalidPrompt, PromptTooLong
+from actlake.errors import InvalidOption, InvalidPrompt, ModelNotFound, ModelRefused, PromptTooLong
 from actlake.queries.saliency import METHODS
 from actlake.store import Commit, GradientTarget, Location, Log, verify
-from families import ENCODER_DECODERS, MASKED, SIZES, Family
-from transformers import BertTokenizerFast
+from families import ENCODER_DECODERS, MASKED, SIZES, T5_SIZES, Family
+from safetensors.torch import load_file, save_file
+from transformers import BertTokenizerFast, T5EncoderModel
 
 TEXTS = ["One, <mask>, three,<mask> four.", "a <mask>", "The countries of the European Union", {"text": "<mask>b"}]
 NO_GRADIENTS = ["embeddings", "activations"]
@@ -98,6 +100,45 @@ def check_what_was_read(model: Model, store: actlake.Store) -> None:
 
 def test_embeddings_and_activations_are_those_of_a_text_alone(masked: tuple[Model, Path]) -> None:
     check_what_was_read(masked[0], actlake.open(masked[1]))
+
+
+@pytest.mark.parametrize("says_both", [False, True], ids=["as transformers writes it", "as sentence-t5 says it"])
+def test_a_checkpoint_of_the_encoder_alone_is_recorded_as_the_whole_models_encoder(
+    model_saver: Callable[..., Path], tmp_path: Path, says_both: bool
+) -> None:
+    saved = model_saver(tmp_path / "whole", "T5Config", 4.0, kind="AutoModelForSeq2SeqLM", **T5_SIZES)
+    whole = load_model(str(saved))
+    half = shutil.copytree(saved, tmp_path / "half")
+    (half / "model.safetensors").unlink()
+    T5EncoderModel.from_pretrained(saved).save_pretrained(half)
+    config = json.loads((half / "config.json").read_text())
+    assert (config["is_encoder_decoder"], config["architectures"]) == (False, ["T5EncoderModel"])
+    (half / "config.json").write_text(json.dumps({**config, "is_encoder_decoder": says_both}))
+    model = load_model(str(half))
+    assert (model.hash, model.anatomy, model.is_causal) == (whole.hash, whole.anatomy, False)
+    for name, each in (("one", model), ("other", whole)):
+        actlake.capture(tmp_path / name, each, TEXTS, precision="float32", record=NO_GRADIENTS)
+    one, other = (actlake.open(tmp_path / name) for name in ("one", "other"))
+    for table in ("embeddings", "activation_vectors"):
+        assert one.sql(f"from {table} order by all").fetchall() == other.sql(f"from {table} order by all").fetchall()
+
+
+def test_an_encoder_alone_that_lacks_a_weight_is_refused(model_saver: Callable[..., Path], tmp_path: Path) -> None:
+    saved = model_saver(tmp_path / "whole", "T5Config", 4.0, kind="AutoModelForSeq2SeqLM", **T5_SIZES)
+    T5EncoderModel.from_pretrained(saved).save_pretrained(saved)
+    weights = load_file(saved / "model.safetensors")
+    del weights["encoder.block.1.layer.1.DenseReluDense.wo.weight"]
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelRefused, match="lacks 1 of its weights"):
+        load_model(str(saved))
+
+
+def test_a_model_of_something_else_than_text_is_one_line_that_says_so(toy_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(toy_folder, tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
+    with pytest.raises(ModelNotFound, match=r"no language model: .* text encoder for ViTConfig") as raised:
+        load_model(str(folder))
+    assert "\n" not in str(raised.value)
 
 
 def test_embeddings_and_activations_of_an_encoder_decoder_are_those_of_its_encoder(
