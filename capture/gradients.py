@@ -27,6 +27,9 @@ FORWARD = 1.2
 BESIDE = 0.2
 """What a product takes at a position that its output does not see, where linear maps multiply nothing (decision 013)."""
 
+N_SCORES = 4
+"""What is kept of a gradient in its place where scores are wanted: the columns of `gradient_scores`."""
+
 MAX_CUTS = 256
 """Places where outputs may be cut into groups: finding the best costs their number squared."""
 

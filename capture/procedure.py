@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from . import memory
+from .gradients import N_SCORES
 from .models import Model
 from .options import CaptureOptions
 from .steps import steps_suffice
@@ -30,12 +31,14 @@ class Procedure:
         return json.dumps(json.loads(generation_config) | asdict(self))
 
 
-def choose(model: Model, layers: Sequence[int], options: CaptureOptions) -> Procedure:
-    """The procedure of a new run. The first of a model costs a few forward passes over a few tokens, which prove that it may be
-    chosen."""
-    if options.target is not None or not model.anatomy.is_causal:
-        return Procedure()
-    return Procedure(*memory.batch_limits(model, len(layers)), records_steps=steps_suffice(model, options))
+def choose(model: Model, layers: Sequence[int], options: CaptureOptions, longest: int) -> Procedure:
+    """The procedure of a new run, whose `longest` text has so many tokens. The first of a model costs a few forward passes over
+    a few tokens, which prove that it may be chosen."""
+    per_gradient = 0
+    if options.target is not None:
+        per_gradient = model.anatomy.d_model if options.records("gradients") else N_SCORES
+    limits = memory.batch_limits(model, len(layers), longest, per_gradient)
+    return Procedure(*limits, records_steps=steps_suffice(model, options))
 
 
 def of_run(row: Mapping[str, Any]) -> Procedure:

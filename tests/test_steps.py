@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import actlake
 import numpy as np
 import pytest
 import torch
-from actlake.capture import CaptureOptions, Model, make_plan, memory, prompts_from
+from actlake.capture import CaptureOptions, Model, load_model, make_plan, memory, prompts_from
 from actlake.capture.generate import Sampling, continuations
 from actlake.capture.predictions import predictions
 from actlake.capture.procedure import Procedure, choose
@@ -20,6 +21,7 @@ from actlake.capture.replay import Recorded, replay
 from actlake.capture.steps import steps_agree, write_and_record
 from actlake.capture.wanted import Wanted
 from actlake.store import Location, Log, verify
+from families import SIZES
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [40], [90, 91, 92]]
 VECTORS = ("embeddings", "activations")
@@ -95,7 +97,7 @@ def test_a_model_whose_cache_gives_other_values_is_not_relied_on(toy_model: Mode
     try:
         assert not steps_agree(toy_model)
         options = CaptureOptions(record=VECTORS)
-        assert not choose(replace(toy_model), [0], options).records_steps
+        assert not choose(replace(toy_model), [0], options, 10).records_steps
     finally:
         handle.remove()
 
@@ -138,14 +140,45 @@ def test_a_batch_is_as_large_as_memory_allows_up_to_what_gains(
     toy_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = CaptureOptions(max_new_tokens=4, record=VECTORS)
-    assert choose(toy_model, range(3), options) == Procedure(4096, 64, records_steps=True)
-    assert choose(toy_model, range(3), replace(options, record=("gradients",))) == Procedure(512, 32, False)
+    assert choose(toy_model, range(3), options, 10) == Procedure(4096, 64, records_steps=True)
+    assert choose(toy_model, range(3), replace(options, record=("gradients",)), 10) == Procedure(512, 32, False)
     per_token = 4 * (4 * 3 * 40 + 2 * toy_model.anatomy.vocab_size + 2 * 3 * 16)
     with_free_memory(monkeypatch, tmp_path, 2 * 100 * per_token)
-    assert choose(toy_model, range(3), options).batch_tokens == 64
+    assert choose(toy_model, range(3), options, 10).batch_tokens == 64
     assert sizes_of(toy_model, Procedure(64, 64)) == [6] * 6 + [4]  # of ten tokens each
     with_free_memory(monkeypatch, tmp_path, 0)
-    assert sizes_of(toy_model, choose(toy_model, range(3), options)) == [1] * 40
+    assert sizes_of(toy_model, choose(toy_model, range(3), options, 10)) == [1] * 40
+
+
+@pytest.mark.parametrize(("gradients", "kept"), [("vectors", 16), ("scores", 4)])
+def test_a_batch_with_gradients_is_as_large_as_memory_has_room_for_its_graph(
+    toy_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gradients: str, kept: int
+) -> None:
+    options = CaptureOptions(max_new_tokens=4, gradients=gradients)
+    in_a_block = 7 * 40 + 8 * 16 + 3 * 4 * 10
+    of_recorded = 4 * 3 * 40 + 2 * toy_model.anatomy.vocab_size + 2 * 3 * 16
+    of_gradients = 4 * in_a_block + 3 * 10 * kept + 2 * toy_model.anatomy.vocab_size
+    with_free_memory(monkeypatch, tmp_path, 2 * 100 * 4 * (of_recorded + of_gradients))
+    assert choose(toy_model, range(3), options, 10) == Procedure(64, 32, records_steps=False)
+    with_free_memory(monkeypatch, tmp_path, 0)
+    assert choose(toy_model, range(3), options, 10).batch_tokens == 1
+
+
+def test_elsewhere_than_on_a_cpu_a_batch_with_gradients_has_as_many_tokens_as_positions_go_back_at_once(
+    toy_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    monkeypatch.setattr(Model, "device", torch.device("meta"))
+    assert choose(toy_model, range(3), CaptureOptions(gradients="scores"), 10).batch_tokens == memory.MOST_ELSEWHERE
+
+
+def test_batches_of_an_encoder_without_gradients_are_those_of_a_decoder(
+    tmp_path: Path, model_saver: Callable[..., Path]
+) -> None:
+    saved = model_saver(tmp_path / "model", "BertConfig", kind="AutoModelForMaskedLM", **SIZES)
+    model = load_model(str(saved))
+    assert choose(model, range(2), CaptureOptions(record=VECTORS), 10) == Procedure(4096, 64, records_steps=False)
+    assert choose(model, range(2), CaptureOptions(), 10) == Procedure(512, 32, records_steps=False)
 
 
 def files_of(store: Path) -> list[tuple[int, int]]:
