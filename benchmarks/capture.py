@@ -57,7 +57,7 @@ def main() -> None:
         make_plan(model, [Prompt(text, "a prompt", generate=generate) for text in prompts], options)
         for generate in (True, False)
     )
-    procedure = choose(model, written.layers, options)
+    procedure = choose(model, written.layers, options, written.longest)
     n_prompt = sum(len(work.token_ids) for work in written.works)
     units = [len(unit) for unit in written.units(options, procedure)]
     print(

@@ -68,6 +68,11 @@ class Plan:
     neurons: tuple[int, ...] | None = None
     positions: Positions = Positions()  # noqa: RUF009  frozen
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that a text can have."""
+        return max(work.max_tokens for work in self.works)
+
     def units(self, options: CaptureOptions, procedure: Procedure) -> Iterator[tuple[Work, ...]]:
         """Work in batches: texts of about the same length and of one stretch, that have the same number of tokens to write."""
         for start in range(0, len(self.works), WINDOW):

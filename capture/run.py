@@ -119,7 +119,7 @@ def capture_plan(
         key,
         run_row(model, plan, options),
         len(plan.works),
-        lambda: choose(model, plan.layers, options, max(work.max_tokens for work in plan.works)),
+        lambda: choose(model, plan.layers, options, plan.longest),
         force=options.force,
     )
     units = Units(log, model, plan, options, reservation, procedure, on_progress)
