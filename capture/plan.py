@@ -20,6 +20,7 @@ from .plainly import plainly
 from .procedure import Procedure
 from .prompts import Prompt
 from .stretches import stretch_of
+from .supplied import completion_ids
 
 BYTES_PER_SCORES = 16
 """What the scores of one pair of positions take in a file, roughly."""
@@ -185,18 +186,20 @@ def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> 
     token_ids = tuple(model.tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"])
     if not token_ids:
         raise InvalidPrompt(prompt.where, "the tokenizer makes no token of it")
-    completion_ids = _completion_ids(model, prompt, text, token_ids, is_chat=bool(chat)) if prompt.completion else ()
-    if worst := [token_id for token_id in token_ids + completion_ids if token_id >= model.anatomy.vocab_size]:
+    written: tuple[int, ...] = ()
+    if prompt.completion:
+        written = tuple(completion_ids(model, prompt.where, text, token_ids, prompt.completion, special=not chat))
+    if worst := [token_id for token_id in token_ids + written if token_id >= model.anatomy.vocab_size]:
         raise InvalidPrompt(prompt.where, f"the tokenizer gives token {worst[0]}, which the model does not have")
     room = options.max_new_tokens if generate else 0
     if model.context is not None:
-        if (n_tokens := len(token_ids) + len(completion_ids)) + min(room, 1) > model.context:
+        if (n_tokens := len(token_ids) + len(written)) + min(room, 1) > model.context:
             raise PromptTooLong(prompt.where, n_tokens, model.context)
         room = min(room, model.context - len(token_ids))
     n_masked = token_ids.count(model.mask_id) if model.mask_id is not None else 0
     targets = _targets(model, prompt, n_masked) if model.mask_id is not None else ()
-    stretch = _stretch(model, prompt, len(token_ids), len(completion_ids) + room)
-    return Work(index, prompt, text, token_ids, room, completion_ids, n_masked, targets, chat, stretch)
+    stretch = _stretch(model, prompt, len(token_ids), len(written) + room)
+    return Work(index, prompt, text, token_ids, room, written, n_masked, targets, chat, stretch)
 
 
 def _stretch(model: Model, prompt: Prompt, n_tokens: int, n_written: int) -> int:
@@ -211,19 +214,6 @@ def _stretch(model: Model, prompt: Prompt, n_tokens: int, n_written: int) -> int
             f"other values than are recorded; let a text end at {last} tokens, or begin with more",
         )
     return stretch
-
-
-def _completion_ids(
-    model: Model, prompt: Prompt, text: str, token_ids: tuple[int, ...], *, is_chat: bool
-) -> tuple[int, ...]:
-    """The tokens of a supplied completion: as it is cut after its prompt, or alone where that cuts the prompt otherwise."""
-    whole = model.tokenizer(text + prompt.completion, add_special_tokens=not is_chat, verbose=False)["input_ids"]
-    if tuple(whole[: len(token_ids)]) == token_ids and len(whole) > len(token_ids):
-        return tuple(whole[len(token_ids) :])
-    alone = tuple(model.tokenizer(prompt.completion, add_special_tokens=False, verbose=False)["input_ids"])
-    if not alone:
-        raise InvalidPrompt(prompt.where, "the tokenizer makes no token of its completion")
-    return alone
 
 
 def _targets(model: Model, prompt: Prompt, n_masked: int) -> tuple[int, ...]:

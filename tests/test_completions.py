@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from actlake.capture import Model
 from actlake.errors import InvalidPrompt, PromptTooLong
 from actlake.store import Location, verify
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 PROMPTS = [" 1, 2, 3,", "One, two,", "keys Austria"]
 
@@ -61,6 +64,58 @@ def test_any_completion_has_gradients_and_shares_for_each_of_its_tokens(toy_mode
     assert (again.run_id, again.n_captured) == (run.run_id, 0)
     other = actlake.capture(tmp_path, toy_model, [records[0] | {"completion": " two"}, *records[1:]], max_new_tokens=3)
     assert other.run_id != run.run_id
+
+
+def marked_words(how: str, **more: Any) -> Any:
+    """A tokenizer that marks a word's beginning and puts such a mark before the text, as Llama 2's and Mistral's do."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    if how == "normalizer":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=how, split=False)
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    tokenizer.train_from_iterator(["One, two, three and two. The keys <user> <assistant> so on ."] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", **more)
+
+
+@pytest.mark.parametrize("how", ["normalizer", "always", "first"])
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("One, tw", "o, three"),
+        ("One,", " two"),
+        ("One, ", "two"),
+        ("One,", "  two "),
+        ("One, two", " "),
+        ("The k", "ey"),
+    ],
+)
+def test_a_completion_is_kept_as_it_is_by_a_tokenizer_that_puts_a_space_before_a_text(
+    toy_model: Model, tmp_path: Path, how: str, prompt: str, completion: str
+) -> None:
+    model = replace(toy_model, tokenizer=marked_words(how))
+    actlake.capture(tmp_path, model, [{"prompt": prompt, "completion": completion}], record=[])
+    generation = actlake.open(tmp_path).generation(0)
+    assert (generation.prompt, generation.completion) == (prompt, completion)
+    assert "".join(generation.tokens["token"][generation.tokens["is_generated"]]) == completion
+
+
+@pytest.mark.parametrize("how", ["normalizer", "always", "first"])
+def test_a_supplied_answer_of_a_chat_is_kept_as_it_is_too(toy_model: Model, tmp_path: Path, how: str) -> None:
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{{ end }}"
+    question, answer = {"role": "user", "content": "One, tw"}, {"role": "assistant", "content": "o, three"}
+    model = replace(toy_model, tokenizer=marked_words(how, chat_template=template))
+    actlake.capture(tmp_path, model, [{"messages": [question, answer]}], record=[])
+    generation = actlake.open(tmp_path).generation(0)
+    assert (generation.prompt, generation.completion) == ("<user>One, tw", "o, three")
+
+
+def test_a_completion_that_the_tokenizer_cannot_say_is_refused(toy_model: Model, tmp_path: Path) -> None:
+    model = replace(toy_model, tokenizer=marked_words("first"))
+    with pytest.raises(InvalidPrompt, match=r"prompt 2: the tokenizer of .* makes ' two<unk>' of ' two😀'"):
+        actlake.capture(tmp_path / "s", model, ["good", {"prompt": "One,", "completion": " two😀"}])
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ def first_message(server: Server, token: str, **headers: str) -> str | bytes | N
         socket = await websocket_connect(request, subprotocols=["bokeh", token])
         message = await socket.read_message()
         socket.close()
+        while await socket.read_message() is not None:
+            pass  # until the server has closed it too
         return message
 
     return asyncio.run(told())
