@@ -103,6 +103,8 @@ class CaptureOptions:
             check_pattern(self.ffn)
         if self.gradient_target not in GRADIENT_TARGETS:
             raise InvalidOption("gradient_target", self.gradient_target, f"choose one of {', '.join(GRADIENT_TARGETS)}")
+        if self.layers is not None and not len(self.layers):
+            raise InvalidOption("layers", self.layers, "name at least one, or leave what is by layer out of `record`")
         if self.neurons is not None and not len(self.neurons):
             raise InvalidOption("neurons", self.neurons, "name at least one, or leave `activations` out of `record`")
         if not isinstance(self.every, int) or self.every < 1:

@@ -215,6 +215,7 @@ def test_a_run_that_kept_scores_has_no_vectors_of_gradients(toy_model: Model, tm
         ({"gradient_target": "loss"}, "choose one of logit, logprob, contrast"),
         ({"temperature": -1}, "0 is greedy"),
         ({"neurons": []}, "name at least one"),
+        ({"layers": []}, "layers=[] cannot be used: name at least one"),
         ({"every": 0}, "give 1 or more"),
         ({"max_bytes": "much"}, "give a size, as 512MB or 2GB"),
         ({"max_bytes": 0}, "give 1 or more"),
