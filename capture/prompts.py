@@ -6,21 +6,30 @@ import json
 import os
 import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InvalidOption, InvalidPrompt
+from .json_values import DEEPEST, json_object
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 TEXTS = ("prompt", "text", "messages")
 """The fields of a record that hold its text; the first that is there counts."""
+
+_CELLS = threading.Lock()
+"""Held while csv's limit of a cell is other than the process's."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,15 @@ class Prompt:
             (self.text + self.completion).encode()
         except UnicodeEncodeError as error:
             raise InvalidPrompt(self.where, f"the prompt holds half a character (at {error.start})") from error
+        object.__setattr__(self, "metadata", self._as_json("metadata", json_object, self.metadata))
+        messages = self._as_json("messages", lambda each: tuple(map(json_object, each)), self.messages)
+        object.__setattr__(self, "messages", messages)
+
+    def _as_json(self, what: str, made: Callable[[Given], Made], given: Given) -> Made:
+        try:
+            return made(given)
+        except ValueError as error:
+            raise InvalidPrompt(self.where, f"its {what} cannot be written as JSON: {error}") from error
 
 
 def prompts_from(source: Iterable[str | Mapping[str, Any] | Prompt] | os.PathLike[str]) -> list[Prompt]:
@@ -68,8 +86,19 @@ def prompts_from(source: Iterable[str | Mapping[str, Any] | Prompt] | os.PathLik
         return read_prompts(Path(source))
     if isinstance(source, str):
         raise InvalidOption("prompts", source, "give a list of prompts, or a pathlib.Path to a file of them")
+    if isinstance(source, Mapping):
+        raise InvalidOption("prompts", type(source), "give a list of prompts: [record] for one")
+    if rows := _rows_of_table(source):
+        raise InvalidOption("prompts", type(source), f"give a list of prompts: {rows} has its rows")
     records = ({"prompt": record} if isinstance(record, str) else record for record in source)
     return [_prompt(record, f"prompt {number}") for number, record in enumerate(records, 1)]
+
+
+def _rows_of_table(source: object) -> str | None:
+    """What gives the rows of a table of pyarrow, polars or pandas, which iterates over its columns; None for what is no table."""
+    calls = {"to_pylist": "table.to_pylist()", "to_dicts": "df.to_dicts()", "to_dict": 'df.to_dict("records")'}
+    is_table = hasattr(source, "columns")
+    return next((call for method, call in calls.items() if is_table and hasattr(source, method)), None)
 
 
 def sources(prompts: Iterable[Prompt]) -> list[str]:
@@ -123,13 +152,28 @@ def _read(path: Path) -> Iterator[Prompt]:
 
 def _csv(path: Path) -> Iterator[Prompt]:
     text = "".join(line for _, line in _decoded(path, path.read_bytes(), keep_ends=True))
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    _check_columns(path, rows.fieldnames or ())
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
+    with _cells_of(len(text)):
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+    names = reader.fieldnames or ()
+    _check_columns(path, names)
+    for line, row in rows:
+        where = f"{path}, line {line}"
         if None in row or None in row.values():
-            raise InvalidPrompt(where, f"it has not as many fields as the first line, {len(rows.fieldnames or ())}")
+            raise InvalidPrompt(where, f"it has not as many fields as the first line, {len(names)}")
         yield _prompt({name: value for name, value in row.items() if value or name not in TEXTS}, where)
+
+
+@contextmanager
+def _cells_of(length: int) -> Iterator[None]:
+    """Let a cell of CSV be so long. The limit is the whole process's: one file is read at a time, and then it is as before."""
+    with _CELLS:
+        before = csv.field_size_limit()
+        csv.field_size_limit(max(before, length))
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _parquet(path: Path) -> Iterator[Prompt]:
@@ -139,14 +183,22 @@ def _parquet(path: Path) -> Iterator[Prompt]:
 
 def _dataset(path: Path) -> Iterator[Prompt]:
     if (path / "dataset_dict.json").exists():
-        splits = json.loads((path / "dataset_dict.json").read_bytes())["splits"]
-        raise InvalidOption("prompts", str(path), f"name one of its splits: {', '.join(str(path / s) for s in splits)}")
+        splits = _of_dataset(path / "dataset_dict.json", lambda said: [path / name for name in said["splits"]])
+        raise InvalidOption("prompts", str(path), f"name one of its splits: {', '.join(map(str, splits))}")
     if not (path / "state.json").exists():
         raise InvalidOption("prompts", str(path), "it is a folder, but not one that Dataset.save_to_disk wrote")
-    names = [each["filename"] for each in json.loads((path / "state.json").read_bytes())["_data_files"]]
-    for name in names:
-        with pa.memory_map(str(path / Path(name).name)) as source, pa.ipc.open_stream(source) as batches:
-            yield from _rows(path / name, batches)
+    files = _of_dataset(path / "state.json", lambda said: [path / each["filename"] for each in said["_data_files"]])
+    for file in files:
+        with pa.memory_map(str(path / file.name)) as source, pa.ipc.open_stream(source) as batches:
+            yield from _rows(file, batches)
+
+
+def _of_dataset(file: Path, paths: Callable[[Any], list[Path]]) -> list[Path]:
+    """The paths that a file beside a data set's files names."""
+    try:
+        return paths(json.loads(file.read_bytes()))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidPrompt(str(file), "it is damaged: it does not name the data set's files; save it again") from error
 
 
 def _rows(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[Prompt]:
@@ -202,6 +254,8 @@ def _jsonl(lines: Iterable[tuple[str, str]]) -> Iterator[Prompt]:
             record = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_object)
         except ValueError as error:
             raise InvalidPrompt(where, f"it is not JSON: {error}") from error
+        except RecursionError as error:
+            raise InvalidPrompt(where, f"it has more than {DEEPEST} lists and objects within one another") from error
         yield _prompt(record, where)
 
 
@@ -221,7 +275,7 @@ def _prompt(record: object, where: str) -> Prompt:
     completion = record.get("completion") or "" if name == "prompt" else ""
     if not isinstance(completion, str):
         raise InvalidPrompt(where, 'its "completion" is not a text')
-    metadata = _metadata(record, where, but={name, "completion"} if name == "prompt" else {name})
+    metadata = _beside(record, but={name, "completion"} if name == "prompt" else {name})
     generate = name == "prompt" and not completion
     return Prompt(record[name], where, generate=generate, completion=completion, metadata=metadata)
 
@@ -242,24 +296,15 @@ def _chat(record: Mapping[Any, Any], where: str) -> Prompt:
         raise InvalidPrompt(where, 'its "messages" have none that the assistant is to answer')
     if record.get("completion"):
         raise InvalidPrompt(where, 'it has "messages" and a "completion"; make that the last message, the assistant\'s')
-    try:
-        json.dumps(messages, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
-        raise InvalidPrompt(where, f"its messages cannot be written as JSON: {error}") from error
     completion = last["content"] if last["role"] == "assistant" else ""
-    metadata = _metadata(record, where, but={"messages", "completion"})
+    metadata = _beside(record, but={"messages", "completion"})
     return Prompt(
         "", where, generate=not completion, completion=completion, metadata=metadata, messages=tuple(messages)
     )
 
 
-def _metadata(record: Mapping[Any, Any], where: str, *, but: Collection[str]) -> dict[str, Any]:
-    metadata = {str(key): value for key, value in record.items() if key not in but}
-    try:
-        json.dumps(metadata, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidPrompt(where, f"its metadata cannot be written as JSON: {error}") from error
-    return metadata
+def _beside(record: Mapping[Any, Any], *, but: Collection[str]) -> dict[Any, Any]:
+    return {key: value for key, value in record.items() if key not in but}
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

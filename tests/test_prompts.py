@@ -1,12 +1,16 @@
 """Prompts are read as they stand, and a bad one is named by its file and line."""
 
+import csv
 import io
+import pickle
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,6 +78,79 @@ def test_an_empty_file_a_missing_file_and_another_ending_are_errors(tmp_path: Pa
 def test_a_bare_string_is_not_a_list_of_prompts() -> None:
     with pytest.raises(InvalidOption, match="list of prompts"):
         prompts_from("hello")
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ({"prompt": "a"}, r"give a list of prompts: \[record\] for one"),
+        (pd.DataFrame({"prompt": ["a"]}), r'df\.to_dict\("records"\)'),
+        (pl.DataFrame({"prompt": ["a"]}), r"df\.to_dicts\(\)"),
+        (pa.table({"prompt": ["a"]}), r"table\.to_pylist\(\)"),
+    ],
+)
+def test_a_record_or_a_table_is_not_a_list_of_prompts(given: Any, advice: str) -> None:
+    with pytest.raises(InvalidOption, match=advice) as raised:
+        prompts_from(given)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (f'{{"prompt": "a", "x": {DEEP}}}', "it has more than 100 lists and objects within one another"),
+        (f'{{"prompt": "a", "x": {DEEP[99_900:-99_900]}}}', '"x" has more than 100 lists and objects'),
+        ('{"prompt": "a", "x": [1e999]}', '"x" is inf, which JSON does not have; give null (None) in its place'),
+        ('{"prompt": "a", "x": {"y": "\\ud800"}}', '"x" holds half a character (at 0)'),
+        ('{"prompt": "a", "\\ud800": 1}', "the name of a field holds half a character (at 0)"),
+    ],
+)
+def test_a_field_that_json_does_not_have_is_named(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(line)
+    with pytest.raises(InvalidPrompt, match=r"p\.jsonl, line 1: ") as raised:
+        read_prompts(path)
+    assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        ({"x": float("nan")}, '"x" is nan'),
+        ({"x": {1, 2}}, '"x" is of type set, which JSON does not have'),
+        ({"x": 10**5000}, '"x" is a number of more digits'),
+        ({"x": {("a", "b"): 1}}, '"x" has a name of type tuple'),
+        ({"x": {1: "a", "1": "b"}}, '"x" has "1" twice'),
+        ({1: "a", "1": "b"}, '"1" is there twice'),
+    ],
+)
+def test_metadata_from_python_that_json_does_not_have_is_named(metadata: dict[Any, Any], problem: str) -> None:
+    with pytest.raises(InvalidPrompt, match="prompt 2: its metadata cannot be written as JSON: ") as raised:
+        prompts_from(["a", {"prompt": "b", **metadata}])
+    assert problem in str(raised.value)
+
+
+def test_metadata_is_kept_as_json_has_it() -> None:
+    (prompt,) = prompts_from([{"prompt": "a", "x": {1: (2, 3), "b": True, None: None, 1.5: ""}, 7: "seven"}])
+    assert prompt.metadata == {"x": {"1": [2, 3], "b": True, "null": None, "1.5": ""}, "7": "seven"}
+
+
+@pytest.mark.parametrize("state", ["{", "{}", "[]", '{"_data_files": [{}]}', '{"_data_files": 3}', DEEP])
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_a_damaged_folder_of_a_data_set_is_named(tmp_path: Path, name: str, state: str) -> None:
+    (tmp_path / name).write_text(state)
+    with pytest.raises(InvalidPrompt, match=f"{name}: it is damaged"):
+        read_prompts(tmp_path)
+
+
+def test_a_cell_of_a_csv_may_be_as_long_as_the_file(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    (tmp_path / "p.csv").write_text(f"prompt,n\n{'a' * 200_000},1\nb,2\n")
+    assert [len(prompt.text) for prompt in read_prompts(tmp_path / "p.csv")] == [200_000, 1]
+    assert csv.field_size_limit() == limit
 
 
 def _summary(path: Path) -> list[tuple[str, bool, dict[str, Any]]]:
@@ -148,7 +225,9 @@ def test_a_bad_table_is_named(tmp_path: Path, name: str, content: bytes, problem
 
 def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a", ""], "blob": [b"", b"\xff"]}), tmp_path / "p.parquet")
-    with pytest.raises(InvalidPrompt, match=r"p\.parquet, row 1: its metadata cannot be written as JSON"):
+    with pytest.raises(
+        InvalidPrompt, match=r'p\.parquet, row 1: its metadata cannot be written as JSON: "blob" is of type bytes'
+    ):
         read_prompts(tmp_path / "p.parquet")
     pq.write_table(pa.table([["a"], ["b"]], names=["prompt", "prompt"]), tmp_path / "p.parquet")
     with pytest.raises(InvalidPrompt, match=r"p\.parquet: it has two columns \"prompt\""):
