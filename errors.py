@@ -41,6 +41,10 @@ A message says what was asked, what is there and what to do. The raw values are 
 """
 
 from collections.abc import Sequence
+from typing import Literal
+
+Counted = Literal["prompt", "text", "completion"]
+"""What is too long: a prompt that is to be continued, a text that is not, or a prompt and its completion together."""
 
 
 class ActlakeError(Exception):
@@ -333,17 +337,20 @@ class InvalidPrompt(ActlakeError, ValueError):
 
 
 class PromptTooLong(ActlakeError, ValueError):
-    """A prompt that leaves the model no room to write a token."""
+    """A prompt after which the model has no room for a token, or a text, or a prompt with its completion, that does not fit."""
 
-    def __init__(self, where: str, n_tokens: int, context: int) -> None:
-        super().__init__(where, n_tokens, context)
+    def __init__(self, where: str, n_tokens: int, context: int, counted: Counted = "prompt") -> None:
+        super().__init__(where, n_tokens, context, counted)
 
     def __str__(self) -> str:
-        where, n_tokens, context = self.args
-        return (
-            f"{where}: the prompt has {n_tokens} tokens and the model's context holds {context}, "
-            f"so nothing could follow it; shorten it to {context - 1} tokens or fewer"
-        )
+        where, n_tokens, context, counted = self.args
+        subject, so, most = {
+            "prompt": ("the prompt has", ", so nothing could follow it; shorten it", context - 1),
+            "text": ("the text has", "; shorten it", context),
+            "completion": ("the prompt and its completion have", "; shorten them", context),
+        }[counted]
+        holds = f"{n_tokens} tokens and the model's context holds {context}"
+        return f"{where}: {subject} {holds}{so} to {most} tokens or fewer"
 
 
 class ModelNotFound(ActlakeError, LookupError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ..errors import InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer, UnknownNeuron
+from ..errors import Counted, InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer, UnknownNeuron
 from ..store import TABLES, Positions, Record
 from ..store.index import SEGMENT_TOKENS, rewrites
 from ..store.precision import BYTES_PER_VALUE
@@ -194,7 +194,8 @@ def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> 
     room = options.max_new_tokens if generate else 0
     if model.context is not None:
         if (n_tokens := len(token_ids) + len(written)) + min(room, 1) > model.context:
-            raise PromptTooLong(prompt.where, n_tokens, model.context)
+            counted: Counted = "completion" if written else "prompt" if room else "text"
+            raise PromptTooLong(prompt.where, n_tokens, model.context, counted)
         room = min(room, model.context - len(token_ids))
     n_masked = token_ids.count(model.mask_id) if model.mask_id is not None else 0
     targets = _targets(model, prompt, n_masked) if model.mask_id is not None else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,29 @@ def test_a_bad_completion_is_named(toy_model: Model, tmp_path: Path, record: dic
     assert not (tmp_path / "s").exists()
 
 
-def test_a_completion_that_leaves_the_context_is_named(toy_model: Model, tmp_path: Path) -> None:
-    assert toy_model.context
-    with pytest.raises(PromptTooLong, match="prompt 1"):
-        actlake.capture(tmp_path / "s", toy_model, [{"prompt": "a", "completion": " 1" * (2 * toy_model.context)}])
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        (
+            {"prompt": "a", "completion": "!" * 64},
+            "the prompt and its completion have 65 tokens .* shorten them to 64 tokens",
+        ),
+        (
+            {"text": "!" * 65},
+            "the text has 65 tokens and the model's context holds 64; shorten it to 64 tokens or fewer",
+        ),
+        (
+            {"prompt": "!" * 64},
+            "the prompt has 64 tokens .* so nothing could follow it; shorten it to 63 tokens or fewer",
+        ),
+    ],
+)
+def test_what_leaves_the_context_is_counted_and_what_fits_is_said(
+    toy_model: Model, tmp_path: Path, record: dict[str, Any], problem: str
+) -> None:
+    assert toy_model.context == 64
+    with pytest.raises(PromptTooLong, match=f"prompt 1: {problem}") as raised:
+        actlake.capture(tmp_path / "s", toy_model, [record])
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+    shorter = {name: text.replace("!", "", 1) for name, text in record.items()}
+    assert actlake.capture(tmp_path / "s", toy_model, [shorter], record=[]).n_captured == 1

@@ -278,7 +278,7 @@ def test_a_text_as_long_as_the_context_is_captured_and_a_longer_one_is_not(
     model = load_model(str(model_saver(tmp_path / "m", config, kind="AutoModelForMaskedLM", **sizes)))
     assert model.context == context, "RoBERTa counts positions from after the padding's"
     actlake.capture(tmp_path / "s", model, ["x" * context])
-    with pytest.raises(PromptTooLong):
+    with pytest.raises(PromptTooLong, match=f"the text has {context + 1} tokens .* shorten it to {context} tokens"):
         actlake.capture(tmp_path / "s", model, ["x" * (context + 1)])
 
 
