@@ -51,6 +51,7 @@ class Model:
     """A loaded language model with its tokenizer, whose anatomy was found and proved; of an encoder–decoder, the encoder.
 
     `end_ids` are the tokens that end a text. Nothing else of the checkpoint's own defaults for generation is used.
+    `ffn` is the pattern that named the FFNNs' output projections by hand, None where they were found.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Model:
     tokenizer: Any
     anatomy: Anatomy
     end_ids: tuple[int, ...]
+    ffn: str | None = None
 
     @cached_property
     def text(self) -> TokenText:
@@ -214,10 +216,10 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto", ffn: s
     with quiet():
         anatomy = _proved_anatomy(network, name, ffn, is_causal)
     if not is_causal:
-        return Model(name, network, tokenizer, anatomy, end_ids=())
+        return Model(name, network, tokenizer, anatomy, end_ids=(), ffn=ffn)
     ends = _end_ids(network.generation_config.eos_token_id, tokenizer.eos_token_id, anatomy.vocab_size)
     network.generation_config = GenerationConfig()
-    return Model(name, network, tokenizer, anatomy, ends)
+    return Model(name, network, tokenizer, anatomy, ends, ffn)
 
 
 def _network(

@@ -101,10 +101,10 @@ def _rows_of_table(source: object) -> str | None:
     return next((call for method, call in calls.items() if is_table and hasattr(source, method)), None)
 
 
-def sources(prompts: Iterable[Prompt]) -> list[str]:
-    """The files that prompts came from, as they were named."""
-    found = (re.fullmatch(r"(.*), (?:line|row) \d+", prompt.where, re.DOTALL) for prompt in prompts)
-    return list(dict.fromkeys(match[1] for match in found if match))
+def sources(prompts: Iterable[Prompt]) -> tuple[list[str], int]:
+    """The files that prompts came from, as they were named, and how many came from none."""
+    found = [re.fullmatch(r"(.*), (?:line|row) \d+", prompt.where, re.DOTALL) for prompt in prompts]
+    return list(dict.fromkeys(match[1] for match in found if match)), found.count(None)
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -52,6 +52,8 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
     for work in plan.works:
         of_prompts.update(f"{json.dumps({**work.prompt.record, **work.prompt.metadata})}\n".encode())
     given = {each.name: getattr(options, each.name) for each in fields(options) if each.name not in OF_A_CALL}
+    given["ffn"] = options.ffn or (model.anatomy.ffn if model.ffn else None)
+    files, n_given = sources(work.prompt for work in plan.works)
     beside = {
         "device": name_of_devices(model.network),
         **({"device_name": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
@@ -59,7 +61,7 @@ def run_row(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, Any]
         "options": {
             name: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for name, v in given.items()
         },
-        "prompts": {"sha256": of_prompts.hexdigest(), "sources": sources(work.prompt for work in plan.works)},
+        "prompts": {"sha256": of_prompts.hexdigest(), "sources": files, "n_given": n_given},
     }
     return _row(model, options, _how(model, plan, options) | beside)
 

@@ -13,6 +13,8 @@ from ..store.schema import RECORDS
 
 UNKNOWN = "unknown (it was not kept then)"
 STANDARD_INPUT = "-"
+READ_FROM_IT = "standard input"
+"""What prompts that came from it say of where they are from."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Provenance:
         """
         prompts = [STANDARD_INPUT]
         if not self.keeps_prompts:
-            prompts = list(self._kept.get("sources", ())) or ["PROMPTS"]
+            files = [STANDARD_INPUT if name == READ_FROM_IT else name for name in self._kept.get("sources", ())]
+            prompts = [*files, *(["--prompt", "TEXT"] if files and self._n_given else [])] or ["PROMPTS"]
         words = ["actlake", "capture", f"{self.uri.rstrip('/')}-again", *prompts, "--model", self.row["model"]]
         capture = " ".join(map(_quoted, [*words, *_arguments(self.options, defaults)]))
         if not self.keeps_prompts:
@@ -75,6 +78,9 @@ class Provenance:
             missing = self.n_prompts - self.n_generations + self.n_unknown_prompts
             some = f"{missing} of its {self.n_prompts} prompts"
             found.append(f"{some} are not in the store as they were given: give the same again")
+            if self._n_given:
+                given = f"{self._n_given} of its prompts came from no file (--prompt, or Python)"
+                found.append(f"{given}: give them as they were, in their order, after those of files")
         weights = self.row["model_hash"][:12]
         found.append(f"weights are compared when the model is loaded: others than {weights}… make another run")
         return found
@@ -82,7 +88,10 @@ class Provenance:
     def facts(self) -> list[tuple[str, str]]:
         """All that is known of the run, for people: what, and its value."""
         row, config = self.row, self.config
-        sources = ", ".join(self._kept.get("sources", ())) or "no file"
+        files = list(self._kept.get("sources", ()))
+        sources = (
+            ", ".join([*files, *([f"{self._n_given} from no file"] if files and self._n_given else [])]) or "no file"
+        )
         shape = ", ".join(f"{name} {row[name]}" for name in ("n_layers", "d_model", "d_ff", "vocab_size"))
         how = ("max_new_tokens", "temperature", "top_k", "top_p", "chat", "end_ids")
         return [
@@ -114,6 +123,11 @@ class Provenance:
     def _kept(self) -> Mapping[str, Any]:
         """What was kept of the prompts as a whole; nothing by older versions."""
         return dict(self.config.get("prompts") or {})
+
+    @property
+    def _n_given(self) -> int:
+        """How many prompts came from no file; 0 of a run that was captured before it was kept."""
+        return int(self._kept.get("n_given", 0))
 
     @property
     def _device(self) -> str:

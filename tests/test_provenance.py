@@ -78,6 +78,14 @@ def test_the_printed_command_makes_the_same_run(toy_folder: Path, tmp_path: Path
         assert (name in options) == bool(re.search(f"--(no-)?{name.replace('_', '-')}", command))
 
 
+def test_ffnns_named_by_hand_on_a_model_in_hand_are_named_in_the_command(toy_folder: Path, tmp_path: Path) -> None:
+    ffn = "model.layers.{i}.mlp.down_proj"
+    actlake.capture(tmp_path / "s", load_model(str(toy_folder), ffn=ffn), ["a", "b"], record=[])
+    assert f"--ffn '{ffn}'" in assert_it_repeats(tmp_path / "s")
+    actlake.capture(tmp_path / "found", load_model(str(toy_folder)), ["a", "b"], record=[])
+    assert "--ffn" not in assert_it_repeats(tmp_path / "found")
+
+
 def test_masked_targets_and_the_prompts_of_an_encoder_come_back(model_saver: Any, tmp_path: Path) -> None:
     sizes = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
     folder = model_saver(tmp_path / "bert", "BertConfig", kind="AutoModelForMaskedLM", **sizes)
@@ -145,7 +153,7 @@ def test_info_says_everything_of_a_run(toy_folder: Path, tmp_path: Path) -> None
     assert said["architecture"] == "LlamaForCausalLM: n_layers 3, d_model 16, d_ff 40, vocab_size 320"
     assert (said["device"], said["dtype"], said["attention"], said["seed"]) == ("cpu", "float32", "sdpa, causal", "0")
     assert said["prompts"].startswith("3, SHA-256 ")
-    assert said["prompts"].endswith(f", from {tmp_path}/p, line 3.txt")
+    assert said["prompts"].endswith(f", from {tmp_path}/p, line 3.txt, 1 from no file")
     assert said["captured"].startswith("3 of 3 generations, ")
     assert said["generation"] == "max_new_tokens 2, temperature 0.0, top_k 0, top_p 1.0, chat False, end_ids [0]"
     assert {"actlake", "torch", "transformers", "python"} <= set(row["versions"])
@@ -237,6 +245,22 @@ def test_prompts_that_the_store_has_not_are_an_error_and_the_command_names_their
     assert "998 of its 1000 prompts are not in the store" in " ".join(made.notes())
     result = run("info", tmp_path, "--run", 0, "--prompts")
     assert (result.exit_code, result.stdout) == (1, "")
+
+
+def test_the_command_of_an_unfinished_run_reads_standard_input_again_and_says_what_came_from_no_file(
+    toy_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("a\nb\n")
+    options = ["--model", toy_folder, "--max-new-tokens", 1, "--record", "", "--batch-size", 1]
+    run("capture", tmp_path / "s", "-", "--shard", "1/2", *options, given="a\nb\n")
+    made = actlake.open(tmp_path / "s").run(0)
+    again = shlex.split(made.command(DEFAULTS))
+    assert again[:5] == ["actlake", "capture", f"{tmp_path}/s-again", "-", "--model"]
+    assert "captured 1 generation (1 were there)" in run("capture", tmp_path / "s", *again[3:], given="a\nb\n").stdout
+    run("capture", tmp_path / "t", tmp_path / "p.txt", "--prompt", "c", "--shard", "1/2", *options)
+    made = actlake.open(tmp_path / "t").run(0)
+    assert f"-again {tmp_path}/p.txt --prompt TEXT --model " in made.command(DEFAULTS)
+    assert "1 of its prompts came from no file (--prompt, or Python): give them as they were" in " ".join(made.notes())
 
 
 def test_chats_of_a_store_that_kept_no_sources_are_named(toy_folder: Path, tmp_path: Path) -> None:
