@@ -18,27 +18,31 @@ from .steps import steps_suffice
 
 @dataclass(frozen=True)
 class Procedure:
-    """The most tokens and texts of a batch whose size is "auto"; and whether written text is recorded in the steps that
-    write it, not replayed. The defaults are those of runs that say nothing, which were registered before they could.
+    """The most tokens and texts of a batch whose size is "auto"; whether written text is recorded in the steps that write it,
+    not replayed; and how many positions go backward at once where that is "auto", None for what fits when a batch is done.
+    The defaults are those of runs that say nothing, which were registered before they could.
     """
 
     batch_tokens: int = 512
     batch_texts: int = 32
     records_steps: bool = False
+    gradient_tokens: int | None = None
 
     def beside(self, generation_config: str) -> str:
         """A run's `generation_config` with the procedure in it."""
-        return json.dumps(json.loads(generation_config) | asdict(self))
+        kept = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(json.loads(generation_config) | kept)
 
 
 def choose(model: Model, layers: Sequence[int], options: CaptureOptions, longest: int) -> Procedure:
     """The procedure of a new run, whose `longest` text has so many tokens. The first of a model costs a few forward passes over
     a few tokens, which prove that it may be chosen."""
-    per_gradient = 0
+    per_gradient, gradient_tokens = 0, None
     if options.target is not None:
         per_gradient = model.anatomy.d_model if options.records("gradients") else N_SCORES
+        gradient_tokens = memory.gradient_tokens(model, longest)
     limits = memory.batch_limits(model, len(layers), longest, per_gradient)
-    return Procedure(*limits, records_steps=steps_suffice(model, options))
+    return Procedure(*limits, steps_suffice(model, options), gradient_tokens)
 
 
 def of_run(row: Mapping[str, Any]) -> Procedure:

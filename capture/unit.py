@@ -26,7 +26,7 @@ def capture_unit(
     procedure: Procedure,
 ) -> Arriving[list[CapturedGeneration]]:
     """Generate and replay one batch, or record it as it is generated; nothing is written."""
-    prompts, wanted = [work.token_ids for work in works], _wanted(plan, options)
+    prompts, wanted = [work.token_ids for work in works], _wanted(plan, options, procedure)
     room, indices = works[0].max_new_tokens, [work.prompt_index for work in works]
     completions = [list(work.completion_ids) for work in works]
     if not model.anatomy.is_causal:
@@ -48,7 +48,8 @@ def capture_unit(
     return arrived
 
 
-def _wanted(plan: Plan, options: CaptureOptions) -> Wanted:
+def _wanted(plan: Plan, options: CaptureOptions, procedure: Procedure) -> Wanted:
+    chosen = procedure.gradient_tokens if options.gradient_tokens == "auto" else None
     return Wanted(
         layers=plan.layers if options.records("activations") else (),
         neurons=plan.neurons,
@@ -56,7 +57,7 @@ def _wanted(plan: Plan, options: CaptureOptions) -> Wanted:
         stream=of_stream(plan.layers, options),
         target=options.target,
         scores=options.records("gradient_scores"),
-        gradient_tokens=options.gradient_tokens,
+        gradient_tokens=chosen or options.gradient_tokens,
     )
 
 

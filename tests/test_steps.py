@@ -141,7 +141,7 @@ def test_a_batch_is_as_large_as_memory_allows_up_to_what_gains(
 ) -> None:
     options = CaptureOptions(max_new_tokens=4, record=VECTORS)
     assert choose(toy_model, range(3), options, 10) == Procedure(4096, 64, records_steps=True)
-    assert choose(toy_model, range(3), replace(options, record=("gradients",)), 10) == Procedure(512, 32, False)
+    assert choose(toy_model, range(3), replace(options, record=("gradients",)), 10) == Procedure(512, 32, False, 2048)
     per_token = 4 * (4 * 3 * 40 + 2 * toy_model.anatomy.vocab_size + 2 * 3 * 16)
     with_free_memory(monkeypatch, tmp_path, 2 * 100 * per_token)
     assert choose(toy_model, range(3), options, 10).batch_tokens == 64
@@ -159,7 +159,8 @@ def test_a_batch_with_gradients_is_as_large_as_memory_has_room_for_its_graph(
     of_recorded = 4 * 3 * 40 + 2 * toy_model.anatomy.vocab_size + 2 * 3 * 16
     of_gradients = 4 * in_a_block + 3 * 10 * kept + 2 * toy_model.anatomy.vocab_size
     with_free_memory(monkeypatch, tmp_path, 2 * 100 * 4 * (of_recorded + of_gradients))
-    assert choose(toy_model, range(3), options, 10) == Procedure(64, 32, records_steps=False)
+    procedure = choose(toy_model, range(3), options, 10)
+    assert (procedure.batch_tokens, procedure.batch_texts, procedure.records_steps) == (64, 32, False)
     with_free_memory(monkeypatch, tmp_path, 0)
     assert choose(toy_model, range(3), options, 10).batch_tokens == 1
 
@@ -178,7 +179,7 @@ def test_batches_of_an_encoder_without_gradients_are_those_of_a_decoder(
     saved = model_saver(tmp_path / "model", "BertConfig", kind="AutoModelForMaskedLM", **SIZES)
     model = load_model(str(saved))
     assert choose(model, range(2), CaptureOptions(record=VECTORS), 10) == Procedure(4096, 64, records_steps=False)
-    assert choose(model, range(2), CaptureOptions(), 10) == Procedure(512, 32, records_steps=False)
+    assert choose(model, range(2), CaptureOptions(), 10) == Procedure(512, 32, False, 2048)
 
 
 def files_of(store: Path) -> list[tuple[int, int]]:
@@ -204,6 +205,25 @@ def test_a_run_that_goes_on_has_the_batches_with_which_it_began(
     done = files_of(tmp_path / "s")
     assert done[-1] == (done[-2][1] + 1, 11)
     assert done[-1][0] <= 6, "what was left is one batch, though no memory is free"
+
+
+def test_shards_with_less_memory_give_the_gradients_that_one_process_gives(
+    toy_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [f"{'and so on ' * index}{index}," for index in range(4)]
+    how: dict[str, Any] = {"max_new_tokens": 20, "record": ["gradients"], "precision": "float32", "batch_size": 2}
+    actlake.capture(tmp_path / "one", toy_model, prompts, **how)
+    actlake.capture(tmp_path / "s", toy_model, prompts, shard="1/2", **how)
+    with_free_memory(monkeypatch, tmp_path, 0)
+    actlake.capture(tmp_path / "s", toy_model, prompts, shard="2/2", **how)
+    (config,) = actlake.open(tmp_path / "s").runs()["generation_config"]
+    assert json.loads(config)["gradient_tokens"] == 2048
+    one, other = (actlake.open(tmp_path / name) for name in ("one", "s"))
+    for index in range(4):
+        np.testing.assert_array_equal(one.generation(index).gradients(), other.generation(index).gradients())
+    actlake.capture(tmp_path / "t", toy_model, prompts, **how)
+    (config,) = actlake.open(tmp_path / "t").runs()["generation_config"]
+    assert json.loads(config)["gradient_tokens"] == 1, "what fits when the run registers"
 
 
 def test_a_run_that_says_nothing_of_how_it_is_done_goes_on_as_it_was_begun(toy_model: Model, tmp_path: Path) -> None:
