@@ -442,7 +442,7 @@ class TooManyBytes(ActlakeError, ValueError):
                 "or allow more (--max-bytes)"
             )
         return (
-            f"the run was stopped before it would have come to {needed / 1e6:.3g} MB, of {max_bytes / 1e6:.3g} MB allowed; "
+            f"the run was stopped, because it may come to {needed / 1e6:.3g} MB, of {max_bytes / 1e6:.3g} MB allowed; "
             f"what was committed ({written / 1e6:.3g} MB) is kept, and the same command goes on from there when it allows "
             "more (--max-bytes)"
         )

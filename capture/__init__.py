@@ -8,7 +8,7 @@ from .models import Model, load_model
 from .options import CaptureOptions
 from .plan import Plan, byte_budget, make_plan
 from .prompts import Prompt, prompts_from, read_prompts
-from .run import Run, capture, capture_plan
+from .run import Run, capture, capture_plan, refusal
 from .units import Progress
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "make_plan",
     "prompts_from",
     "read_prompts",
+    "refusal",
 ]
 
 

@@ -4,9 +4,11 @@ The units follow from the prompts, the options and the run's procedure alone, so
 does the missing ones in the same batches as before.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeAlias
 
 from ..errors import Counted, InvalidOption, InvalidPrompt, PromptTooLong, UnknownLayer, UnknownNeuron
 from ..store import TABLES, Positions, Record
@@ -33,8 +35,13 @@ BYTES_PER_FILE, BYTES_PER_CHUNK = 600, 280
 WINDOW = 512
 """Prompts are sorted by length within windows of this many, so that a file's generation ids lie close together."""
 
+TokenIds: TypeAlias = "array[int]"
+"""Token ids at four bytes each, since a corpus of them is in memory."""
 
-@dataclass(frozen=True)
+NO_TOKENS: TokenIds = array("i")
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """One prompt as the model reads it; `max_new_tokens` is 0 for a text that is captured as it stands, and when `completion_ids`
     are what counts as written.
@@ -47,9 +54,9 @@ class Work:
     prompt_index: int
     prompt: Prompt
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     max_new_tokens: int
-    completion_ids: tuple[int, ...] = ()
+    completion_ids: TokenIds = field(default_factory=lambda: NO_TOKENS)
     n_masked: int = 0
     targets: tuple[int, ...] = ()
     chat: Chat | None = None
@@ -183,12 +190,12 @@ def _work(model: Model, index: int, prompt: Prompt, options: CaptureOptions) -> 
     asks = prompt.messages or (options.chat and (generate or prompt.completion))
     chat = chat_of(model, prompt) if asks else None
     text = chat.text if chat else prompt.text
-    token_ids = tuple(model.tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"])
+    token_ids = array("i", model.tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"])
     if not token_ids:
         raise InvalidPrompt(prompt.where, "the tokenizer makes no token of it")
-    written: tuple[int, ...] = ()
+    written = NO_TOKENS
     if prompt.completion:
-        written = tuple(completion_ids(model, prompt.where, text, token_ids, prompt.completion, special=not chat))
+        written = array("i", completion_ids(model, prompt.where, text, token_ids, prompt.completion, special=not chat))
     if worst := [token_id for token_id in token_ids + written if token_id >= model.anatomy.vocab_size]:
         raise InvalidPrompt(prompt.where, f"the tokenizer gives token {worst[0]}, which the model does not have")
     room = options.max_new_tokens if generate else 0

@@ -32,7 +32,7 @@ _CELLS = threading.Lock()
 """Held while csv's limit of a cell is other than the process's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A text, and whether the model is to write after it, or what it is to be taken to have written; `where` names it in
     errors. In place of the text there may be the messages of a chat, the supplied answer included."""

@@ -7,7 +7,7 @@ reserved by its first commit, so the same command finds its run again, skips wha
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -29,11 +29,17 @@ from .prompts import sources
 
 def run_key(model: Model, plan: Plan, options: CaptureOptions) -> str:
     """What the run is, as one word: the same for the same model, tokenizer, options and prompts."""
-    prompts = [_identity(work) for work in plan.works]
     row = _row(model, options, _how(model, plan, options))
     same = ("model_hash", "tokenizer_hash", "precision", "recorded", "gradient_target", "generation_config", "seed")
-    identity = json.dumps([[row[name] for name in same], prompts], sort_keys=True)
-    return f"run/{hashlib.sha256(identity.encode()).hexdigest()}"
+    identity = hashlib.sha256(f"[{_json([row[name] for name in same])}, [".encode())
+    for number, work in enumerate(plan.works):  # one JSON list, of which no more than a prompt is in memory
+        identity.update(f"{', ' if number else ''}{_json(_identity(work))}".encode())
+    identity.update(b"]]")
+    return f"run/{identity.hexdigest()}"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _identity(work: Work) -> list[Any]:
@@ -160,16 +166,32 @@ def _beginnings(key: str) -> Iterator[str]:
 
 
 def commit_unit(
-    log: Log, captured: "CapturedIds", generations: Sequence[CapturedGeneration], files: Sequence[DataFile]
-) -> Snapshot:
-    """Commit a unit, or delete its files if another process has committed some of it meanwhile; the snapshot after."""
+    log: Log,
+    captured: "CapturedIds",
+    generations: Sequence[CapturedGeneration],
+    files: Sequence[DataFile],
+    check: Callable[[Snapshot], None],
+) -> bool:
+    """Commit a unit, or delete its files if another process has committed some of it meanwhile; gives whether it is committed.
+
+    `check` is given the snapshot that the commit would follow, and may raise; the commit is not made then.
+    """
     ids = {generation.generation_id for generation in generations}
     key = f"generations/{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()}"
-    snapshot = log.commit(lambda s: None if ids & captured.of(s) else Commit("capture", key, files))
+
+    def build(snapshot: Snapshot) -> Commit | None:
+        captured.see(snapshot)
+        if captured.has_any(ids):
+            return None
+        check(snapshot)
+        return Commit("capture", key, files)
+
+    snapshot = log.commit(build)
+    captured.see(snapshot)
     for file in files:
         if file.path not in snapshot.files:
             log.location.delete(file.path)
-    return snapshot
+    return files[0].path in snapshot.files
 
 
 def complete(log: Log, key: str, run_id: int) -> None:
@@ -197,20 +219,36 @@ def _rows_with(reader: Reader, snapshot: Snapshot, run_id: int) -> tuple[DataFil
 
 
 class CapturedIds:
-    """Which of a run's generations a snapshot holds; each file is read once. What was captured once stays so."""
+    """Which of a run's generations the store has; each file is read once. What was captured once stays so."""
 
     def __init__(self, location: Location, reservation: Reservation) -> None:
         self._reader = Reader(location)
         self._ids = reservation.generation_ids
         self._found: set[int] = set()
+        self._new: set[int] = set()
         self._paths: set[str] = set()
+        self._last = ""
 
-    def of(self, snapshot: Snapshot) -> set[int]:
-        if not self._ids:
-            return set()
-        for file in snapshot.of("generations", generation_id=(self._ids.start, self._ids.stop - 1)):
-            if file.path not in self._paths:
+    def see(self, snapshot: Snapshot) -> None:
+        """Learn what a snapshot has beyond those that were seen: of files that commits added since, which are its last."""
+        paths = list(snapshot.files)[::-1]
+        for path in takewhile(lambda path: path != self._last, paths):
+            file = snapshot.files[path]
+            if file.table == "generations" and file.path not in self._paths and self._may_hold(file):
                 rows = self._reader.rows(Snapshot(files={file.path: file}), file.table, columns=["generation_id"])
-                self._found |= set(rows["generation_id"].to_pylist()) & set(self._ids)
+                self._new |= {each for each in rows["generation_id"].to_pylist() if each in self._ids} - self._found
+                self._found |= self._new
                 self._paths.add(file.path)
-        return set(self._found)
+        self._last = paths[0] if paths else ""
+
+    def has_any(self, ids: Collection[int]) -> bool:
+        return not self._found.isdisjoint(ids)
+
+    def new(self) -> set[int]:
+        """Those that were found since it was last asked."""
+        new, self._new = self._new, set()
+        return new
+
+    def _may_hold(self, file: DataFile) -> bool:
+        first, last = file.ranges.get("generation_id", (self._ids.start, self._ids.stop))
+        return first < self._ids.stop and last >= self._ids.start

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import NotEnoughSpace, TooManyBytes
 from ..store import TABLES, Location, Log, Reader, index, partly_indexed
 from ..store.schema import PROJECTION
+from .allowance import check_space
 from .faults import Skipped
 from .models import Model, load_model
 from .options import CaptureOptions
@@ -109,28 +110,24 @@ def capture_plan(
     options: CaptureOptions,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Run:
-    """As `capture`, for a model and a plan in hand. Raises NotEnoughSpace or TooManyBytes before anything is written."""
+    """As `capture`, for a model and a plan in hand. Raises NotEnoughSpace or TooManyBytes before anything is written, or where
+    the run is begun before any more is."""
     started, log = time.monotonic(), Log(location)
     key = run_key(model, plan, options)
-    if options.force or not (log.exists() and newest_key(log.snapshot(), key)):
+    begun = _is_begun(log, key, options)
+    if not begun:
         check_space(location, model, plan, options)
-    key, reservation, procedure = register(
-        log,
-        key,
-        run_row(model, plan, options),
-        len(plan.works),
-        lambda: choose(model, plan.layers, options, plan.longest),
-        force=options.force,
-    )
-    units = Units(log, model, plan, options, reservation, procedure, on_progress)
-    done = units.do()
+    key, units = _registered(log, key, model, plan, options, on_progress)
+    if begun:
+        units.check_space()
+    done, reservation = units.do(), units.reservation
     if done.issuperset(reservation.generation_ids):
         complete(log, key, reservation.run_id)
     is_last = options.shard is None or len(done) == len(plan.works)
     if is_last and options.index and options.records("activations"):
         if partly_indexed(log.snapshot(), Reader(location)):
             budget = byte_budget(model, plan, options)
-            units.allowance.check(sum(size for table, size in budget.items() if TABLES[table] in PROJECTION))
+            units.check_bytes(sum(size for table, size in budget.items() if TABLES[table] in PROJECTION))
         index(location)
     return Run(
         location.uri,
@@ -148,10 +145,39 @@ def capture_plan(
     )
 
 
-def check_space(location: Location, model: Model, plan: Plan, options: CaptureOptions) -> None:
-    """Raise TooManyBytes when the whole run may take more than it is allowed, NotEnoughSpace when the store's disk has less."""
-    needed, free = sum(byte_budget(model, plan, options).values()), location.free_bytes()
-    if options.most_bytes is not None and needed > options.most_bytes:
-        raise TooManyBytes(options.most_bytes, needed)
-    if free is not None and needed > free:
-        raise NotEnoughSpace(location.uri, needed, free)
+def refusal(location: Location, model: Model, plan: Plan, options: CaptureOptions) -> str | None:
+    """Why `capture_plan` would begin nothing, or not go on with what is begun, for want of bytes; None where it would."""
+    log, key = Log(location), run_key(model, plan, options)
+    try:
+        if not _is_begun(log, key, options):
+            check_space(location, model, plan, options)
+        else:
+            _, units = _registered(log, key, model, plan, options)
+            units.check_space()
+    except (TooManyBytes, NotEnoughSpace) as error:
+        return str(error)
+    return None
+
+
+def _is_begun(log: Log, key: str, options: CaptureOptions) -> bool:
+    return not options.force and log.exists() and newest_key(log.snapshot(), key) is not None
+
+
+def _registered(
+    log: Log,
+    key: str,
+    model: Model,
+    plan: Plan,
+    options: CaptureOptions,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> tuple[str, Units]:
+    """The run's key in the store, and its units; nothing is written of one that is begun."""
+    key, reservation, procedure = register(
+        log,
+        key,
+        run_row(model, plan, options),
+        len(plan.works),
+        lambda: choose(model, plan.layers, options, plan.longest),
+        force=options.force,
+    )
+    return key, Units(log, model, plan, options, reservation, procedure, on_progress)

@@ -26,9 +26,9 @@ def capture_unit(
     procedure: Procedure,
 ) -> Arriving[list[CapturedGeneration]]:
     """Generate and replay one batch, or record it as it is generated; nothing is written."""
-    prompts, wanted = [work.token_ids for work in works], _wanted(plan, options, procedure)
+    prompts, wanted = [work.token_ids.tolist() for work in works], _wanted(plan, options, procedure)
     room, indices = works[0].max_new_tokens, [work.prompt_index for work in works]
-    completions = [list(work.completion_ids) for work in works]
+    completions = [work.completion_ids.tolist() for work in works]
     if not model.anatomy.is_causal:
         recorded = replay_encoder(model, prompts, [work.targets for work in works], wanted)
     elif room and procedure.records_steps:

@@ -2,13 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..errors import ActlakeError
 from ..store import CapturedGeneration, Log, Reservation, write_shard
-from .allowance import Allowance
+from .allowance import Allowance, check_space_left
 from .devices import Arriving
 from .faults import OF_MODEL, OF_WRITING, Skips, by_halves, free_memory, not_finite, said
 from .models import Model
@@ -48,25 +48,33 @@ class Units:
     ) -> None:
         self._started, self._on_progress = time.monotonic(), on_progress
         self._log, self._model, self._plan, self._options = log, model, plan, options
-        self._reservation, self._procedure = reservation, procedure
+        self.reservation, self._procedure = reservation, procedure
         self._units = deque(options.part.units(plan.units(options, procedure)))
-        self._works = {work.prompt_index: work for unit in self._units for work in unit}
-        self._wanted = {reservation.first_generation_id + prompt_index for prompt_index in self._works}
+        self.n_wanted = sum(map(len, self._units))
+        self._wanted: Collection[int] = reservation.generation_ids
+        if self.n_wanted < len(plan.works):
+            self._wanted = {self._id_of(work) for unit in self._units for work in unit}
         self._captured = CapturedIds(log.location, reservation)
-        snapshot = log.snapshot()
-        self._done = self._captured.of(snapshot)
-        self.allowance = Allowance(options.most_bytes, log.location, snapshot, reservation)
+        self._done, self._n_done = set[int](), 0
+        self._captured.see(log.snapshot())
+        self._add_done(self._captured.new())
+        self._allowance = Allowance(options.most_bytes, log.location, reservation)
         self._in_writing = deque[Future[_Written]]()
-        self.skips = Skips(model, len(self._works))
+        self.skips = Skips(model, self.n_wanted)
         self.n_captured, self.n_tokens, self.n_bytes = 0, 0, 0
 
-    @property
-    def n_wanted(self) -> int:
-        """Generations that this call sees to."""
-        return len(self._works)
+    def check_space(self) -> None:
+        """Raise TooManyBytes or NotEnoughSpace when there is no room for what is missing of the whole run."""
+        if missing := self._missing(self._plan.works):
+            written = self._allowance.written(self._log.snapshot())
+            check_space_left(self._log.location, self._model, self._plan, self._options, missing, written)
+
+    def check_bytes(self, more: int) -> None:
+        """Raise TooManyBytes when so many bytes more are too many."""
+        self._allowance.check(self._log.snapshot(), more)
 
     def do(self) -> set[int]:
-        """Do what is missing; gives the generations of the whole run that the store has then.
+        """Do what is missing; gives the ids of generations of the whole run that the store has then.
 
         Raises what is no prompt's fault, after what is being written is committed.
         """
@@ -79,14 +87,23 @@ class Units:
                     ):
                         self._in_writing.append(writer.submit(self._write, works, arriving))
                 self._collect(most=IN_WRITING if self._units else 0)
-        return self._captured.of(self._log.snapshot())
+        self._captured.see(self._log.snapshot())
+        self._add_done(self._captured.new())
+        return self._done
 
-    def _missing(self, unit: Sequence[Work]) -> list[Work]:
-        first = self._reservation.first_generation_id
-        return [work for work in unit if first + work.prompt_index not in self._done]
+    def _missing(self, works: Sequence[Work]) -> list[Work]:
+        return [work for work in works if self._id_of(work) not in self._done]
+
+    def _id_of(self, work: Work) -> int:
+        return self.reservation.first_generation_id + work.prompt_index
+
+    def _add_done(self, ids: set[int]) -> None:
+        """Count generations that the store has, none of which was counted."""
+        self._done |= ids
+        self._n_done += sum(generation_id in self._wanted for generation_id in ids)
 
     def _capture(self, works: Sequence[Work]) -> tuple[Sequence[Work], Arriving[list[CapturedGeneration]]]:
-        arriving = capture_unit(self._model, works, self._plan, self._options, self._reservation, self._procedure)
+        arriving = capture_unit(self._model, works, self._plan, self._options, self.reservation, self._procedure)
         return works, arriving
 
     def _write(self, works: Sequence[Work], arriving: Arriving[list[CapturedGeneration]]) -> "_Written":
@@ -101,16 +118,17 @@ class Units:
 
         def write(part: Sequence[CapturedGeneration]) -> None:
             files = write_shard(self._log.location, part, self._options.precision)
-            self.allowance.check(size := sum(file.bytes for file in files), files)
-            snapshot = commit_unit(self._log, self._captured, part, files)
-            written.done |= self._captured.of(snapshot)
-            if files[0].path not in snapshot.files:  # another process did some of it meanwhile
+            size = sum(file.bytes for file in files)
+            is_there = commit_unit(
+                self._log, self._captured, part, files, lambda snapshot: self._allowance.check(snapshot, size, files)
+            )
+            written.done |= self._captured.new()
+            if not is_there:  # another process did some of it meanwhile
                 written.again.extend(generation.prompt_index for generation in part)
                 return
             written.n_generations += len(part)
             written.n_tokens += sum(generation.n_tokens for generation in part)
             written.n_bytes += size
-            self.allowance.add(size)
 
         def skip(generation: CapturedGeneration, reason: str) -> None:
             written.skipped[generation.prompt_index] = reason
@@ -125,17 +143,17 @@ class Units:
         """Wait until at most so many batches are being written, and count the others."""
         while len(self._in_writing) > most:
             written = self._in_writing.popleft().result()
-            self._done |= written.done
+            self._add_done(written.done)
             self.n_captured += written.n_generations
             self.n_tokens += written.n_tokens
             self.n_bytes += written.n_bytes
             if written.lost:
                 self._halve(written.lost, written.reason)
             if written.again:
-                self._units.append(tuple(self._works[index] for index in written.again))
+                self._units.append(tuple(self._plan.works[index] for index in written.again))
             self._report()
             for prompt_index, reason in written.skipped.items():
-                self._skip(self._works[prompt_index], reason)
+                self._skip(self._plan.works[prompt_index], reason)
 
     def _halve(self, works: Sequence[Work], reason: str) -> None:
         """Do a batch, whose values did not arrive, again in halves; a single prompt is left out."""
@@ -156,14 +174,12 @@ class Units:
     def _report(self) -> None:
         if self._on_progress:
             seconds = time.monotonic() - self._started
-            self._on_progress(
-                Progress(len(self._done & self._wanted), self.n_wanted, self.n_tokens, self.n_bytes, seconds)
-            )
+            self._on_progress(Progress(self._n_done, self.n_wanted, self.n_tokens, self.n_bytes, seconds))
 
 
 @dataclass
 class _Written:
-    """What became of a batch: generations that the store has of the run then, what was added, the prompts that are to be done
+    """What became of a batch: generations that the store was then found to have, what was added, the prompts that are to be done
     again, and why others could not be written; or a whole batch that was lost on its way here, and why."""
 
     done: set[int] = field(default_factory=set)

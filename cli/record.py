@@ -154,7 +154,7 @@ def capture(
     loaded = load_model(model, device=chosen.device, dtype=chosen.dtype, ffn=chosen.ffn)
     plan = make_plan(loaded, records, chosen)
     if dry_run or not as_json:
-        _print_budget(location, loaded, plan, chosen, as_json=as_json, err=not dry_run)
+        _print_budget(location, loaded, plan, chosen, as_json=as_json, dry_run=dry_run)
     if dry_run:
         return
     with captured_bar() as report:
@@ -178,15 +178,17 @@ def _say_skipped(run: "Run") -> None:
 
 
 def _print_budget(
-    location: Location, model: "Model", plan: "Plan", options: "CaptureOptions", *, as_json: bool, err: bool
+    location: Location, model: "Model", plan: "Plan", options: "CaptureOptions", *, as_json: bool, dry_run: bool
 ) -> None:
-    """Say how many bytes a run may write, a token and in all, of how many there are."""
-    from ..capture import byte_budget
+    """Say how many bytes a run may write, a token and in all, of how many there are: on stderr, or of a run that is not to be
+    done on stdout, and then whether it would be refused."""
+    from ..capture import byte_budget, refusal
 
     budget, free = byte_budget(model, plan, options), location.free_bytes()
     n_tokens = sum(work.max_tokens for work in plan.works)
+    refused, err = (refusal(location, model, plan, options), False) if dry_run else (None, True)
     if as_json:
-        said = {"max_bytes": options.most_bytes, "free_bytes": free}
+        said = {"max_bytes": options.most_bytes, "free_bytes": free, "refused": refused}
         click.echo(json.dumps({"generations": len(plan.works), "max_tokens": n_tokens, "bytes": budget, **said}))
         return
     rows = [
@@ -203,6 +205,8 @@ def _print_budget(
     click.echo(table_text(["table", "at most about", "a token"], rows), err=err)
     if room:
         click.echo(", ".join(room), err=err)
+    if refused:
+        click.echo(f"it would be refused: {refused}", err=err)
 
 
 @contextmanager

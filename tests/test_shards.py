@@ -9,11 +9,11 @@ from typing import Any
 import actlake
 import pytest
 import stores
-from actlake.capture import CaptureOptions, Model
+from actlake.capture import CaptureOptions, Model, Progress
 from actlake.capture.shards import Shard
 from actlake.cli import cli
 from actlake.errors import InvalidOption
-from actlake.store import Location, Log, verify
+from actlake.store import Location, Log, compact, verify
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +69,25 @@ def test_what_shards_left_is_done_without_them_or_with_another_number(toy_model:
     assert (other.n_wanted, other.n_captured, other.is_complete) == (4, 2, False)
     rest = actlake.capture(tmp_path / "s", toy_model, PROMPTS, **OPTIONS)
     assert (rest.n_captured, rest.is_complete) == (4, True)
+    actlake.capture(tmp_path / "one", toy_model, PROMPTS, **OPTIONS)
+    stores.assert_same(actlake.open(tmp_path / "s"), actlake.open(tmp_path / "one"))
+
+
+def test_what_another_process_does_meanwhile_is_counted_and_not_done_again(toy_model: Model, tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+
+    def other(seen: Progress) -> None:
+        progress.append((seen.n_done, seen.n_total))
+        if len(progress) == 2:
+            actlake.capture(tmp_path / "s", toy_model, PROMPTS, shard="2/2", **OPTIONS)
+            compact(Location.of(tmp_path / "s"))
+
+    run = actlake.capture(tmp_path / "s", toy_model, PROMPTS, on_progress=other, **OPTIONS)
+    assert (run.n_there, run.is_complete) == (10, True)
+    assert run.n_captured < 10
+    assert progress[0] == (0, 10)
+    assert progress[-1] == (10, 10)
+    assert [n for n, _ in progress] == sorted(n for n, _ in progress)
     actlake.capture(tmp_path / "one", toy_model, PROMPTS, **OPTIONS)
     stores.assert_same(actlake.open(tmp_path / "s"), actlake.open(tmp_path / "one"))
 

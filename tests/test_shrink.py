@@ -17,12 +17,16 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from actlake.capture import CaptureOptions, Model, Plan, byte_budget, load_model, make_plan, prompts_from
+from actlake.capture import CaptureOptions, Model, Plan, byte_budget, load_model, make_plan, prompts_from, refusal
+from actlake.capture.allowance import Allowance
+from actlake.capture.procedure import Procedure
+from actlake.capture.registration import register, run_key, run_row
+from actlake.capture.units import Units
 from actlake.cli import cli
 from actlake.errors import ActlakeError, InvalidOption, TooManyBytes, UnknownNeuron
 from actlake.queries.connection import _bytes
 from actlake.queries.neurons import neuron_numbers
-from actlake.store import Location, Positions, compact, index, verify
+from actlake.store import Location, Log, Positions, Reservation, compact, index, verify
 from actlake.ui.strip import factors_payload
 from click.testing import CliRunner
 from hypothesis import given
@@ -382,6 +386,51 @@ class TestBytes:
         assert done.n_captured == 4 - n_there
         assert verify(Location.of(tmp_path / "s"), deep=True).ok
 
+    def test_a_run_that_is_begun_has_room_for_the_rest_or_does_not_go_on(
+        self, toy_model: Model, tmp_path: Path
+    ) -> None:
+        prompts, same = ["One, two,", " 1, 2, 3,", "keys", "int sum"], {"max_new_tokens": 4, "batch_size": 1}
+        actlake.capture(tmp_path / "s", toy_model, prompts, shard="1/2", **same)
+        location, plan = Location.of(tmp_path / "s"), plan_of(toy_model, prompts, same)[0]
+        written = Allowance(None, location, Reservation(0, 0, 4)).written(actlake.open(tmp_path / "s").snapshot)
+        there = set(actlake.open(tmp_path / "s").generations()["generation_id"])
+        rest = replace(plan, works=[work for work in plan.works if work.prompt_index not in there])
+        whole, left = (byte_budget(toy_model, each, CaptureOptions(**same)) for each in (plan, rest))
+        of_index = ("segments", "neuron_vectors", "neuron_partials")
+        needed = written + sum((whole if table in of_index else left)[table] for table in whole)
+
+        def refused(most: int) -> str | None:
+            return refusal(location, toy_model, plan, CaptureOptions(max_bytes=most, **same))
+
+        assert refused(needed) is None
+        assert "the run was stopped, because it may come to" in str(refused(needed - 1))
+        files = sorted((tmp_path / "s").rglob("*"))
+        with pytest.raises(TooManyBytes) as raised:
+            actlake.capture(tmp_path / "s", toy_model, prompts, max_bytes=needed - 1, **same)
+        assert raised.value.args == (needed - 1, needed, written)
+        assert sorted((tmp_path / "s").rglob("*")) == files
+        assert actlake.capture(tmp_path / "s", toy_model, prompts, max_bytes=needed, **same).n_captured == 2
+        assert refused(1) is None, "nothing is missing"
+
+    def test_what_another_process_commits_meanwhile_is_counted(self, toy_model: Model, tmp_path: Path) -> None:
+        prompts = ["One, two,", " 1, 2, 3,", "keys", "int sum", "a", "b"]
+        same: dict[str, Any] = {"max_new_tokens": 4, "batch_size": 1, "index": False}
+        alone = actlake.capture(tmp_path / "alone", toy_model, prompts, shard="1/2", **same)
+        sizes: list[int] = []
+
+        def other(progress: Any) -> None:
+            if not sizes:
+                sizes.append(actlake.capture(tmp_path / "s", toy_model, prompts, shard="2/2", **same).n_bytes)
+
+        plan, chosen = plan_of(toy_model, prompts, {**same, "max_bytes": alone.n_bytes + 1, "shard": "1/2"})
+        log, key = Log(Location.of(tmp_path / "s")), run_key(toy_model, plan, chosen)
+        _, reservation, procedure = register(log, key, run_row(toy_model, plan, chosen), len(prompts), Procedure)
+        with pytest.raises(TooManyBytes) as raised:
+            Units(log, toy_model, plan, chosen, reservation, procedure, other).do()
+        assert raised.value.args[2] == sizes[0]
+        report = verify(Location.of(tmp_path / "s"), deep=True)
+        assert (report.problems, report.unreferenced) == ((), ())
+
     def test_errors_cross_a_process_boundary_whole(self) -> None:
         errors: list[ActlakeError] = [TooManyBytes(10**6, 2 * 10**6), TooManyBytes(1, 2, 1), UnknownNeuron([9], 8)]
         for error in errors:
@@ -414,7 +463,7 @@ class TestTheCommand:
         assert json.loads(as_json.stdout)["n_captured"] == 0
         assert as_json.stderr == ""
         said = json.loads(self.run(*command, "--dry-run", "--json").stdout)
-        assert said["max_bytes"] == 5_000_000
+        assert (said["max_bytes"], said["refused"]) == (5_000_000, None)
         assert said["bytes"].keys() >= {"activation_vectors", "neuron_vectors", "neuron_partials", "segments"}
 
     def test_too_many_bytes_and_unknown_neurons_are_one_line_after_it(self, toy_folder: Path, tmp_path: Path) -> None:
@@ -422,6 +471,9 @@ class TestTheCommand:
         refused = self.run(*command, "--max-bytes", "1kB")
         assert refused.exit_code == 1
         assert "actlake: the run may write" in refused.stderr.splitlines()[-1]
+        planned = self.run(*command, "--max-bytes", "1kB", "--dry-run")
+        assert planned.exit_code == 0
+        assert planned.stdout.splitlines()[-1].startswith("it would be refused: the run may write")
         unknown = self.run(*command, "--neurons", "40")
         assert unknown.exit_code == 1
         assert unknown.stderr == "actlake: no neuron 40; each layer has neurons 0-39\n"
