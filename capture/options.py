@@ -53,7 +53,7 @@ class CaptureOptions:
     gradient_target what of each written token the gradients are of: its logit, its logprob, or contrast: its logit less
                     that of the likeliest other token
     gradient_tokens positions that go backward at once, the bound on the gradients' memory; "auto": what fits into half
-                    of the memory that is free, up to where more gain nothing
+                    of the memory that is free when the run registers, up to where more gain nothing
     name            a name of the run for people
     index           bring what was captured into the neuron-major projection at the end
     shard           "2/8" or (2, 8): of eight processes that capture this run, the second; None is one that does all

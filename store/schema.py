@@ -155,7 +155,8 @@ GENERATIONS = Table(
         Column(
             "finish_reason",
             TEXT,
-            "stop (the model ended it), length (max_new_tokens), context (no room left) or given (supplied)",
+            "stop (the model ended it; of a text captured as it stands: nothing was to be written), length (max_new_tokens), "
+            "context (no room left) or given (supplied)",
         ),
         Column("metadata", TEXT, "JSON: every other field of the prompt's record"),
         Column(
