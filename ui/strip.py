@@ -87,6 +87,7 @@ def factors_payload(
             "method": factors.method,
             "error": float(factors.error),
             "explained": _finite(factors.explained),
+            "explained_of": "energy" if factors.method == "nmf" else "variance",
             "stability": None if factors.stability is None else _finite(factors.stability),
             "labels": {str(factor): label for factor, label in (labels or {}).items()},
             "values": float32_base64(values),

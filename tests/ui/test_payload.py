@@ -9,7 +9,7 @@ from collections.abc import Callable
 import actlake
 import numpy as np
 import pytest
-from actlake.queries import METHODS, Method
+from actlake.queries import FACTOR_METHODS, METHODS, FactorMethod, Method
 from actlake.ui.corpus import corpus_heading, empty_corpus
 from actlake.ui.generation import generation_texts
 from actlake.ui.strip import factors_payload, saliency_payload
@@ -39,6 +39,16 @@ def test_the_factors_that_are_drawn_are_the_factors_of_the_generation(store: act
     drawn = factors_payload(generation, factors)["factors"]
     assert (drawn["k"], drawn["layers"], drawn["error"]) == (3, [1], factors.error)
     np.testing.assert_array_equal(float32(drawn["values"]).reshape(14, 3), factors.tokens)
+
+
+@pytest.mark.parametrize("method", FACTOR_METHODS)
+def test_factors_explain_the_variance_where_a_mean_was_taken_and_the_energy_elsewhere(
+    store: actlake.Store, method: FactorMethod
+) -> None:
+    generation = store.generation(0)
+    factors = generation.factors(2, method=method)
+    drawn = factors_payload(generation, factors)["factors"]
+    assert drawn["explained_of"] == ("energy" if factors.mean is None else "variance")
 
 
 def test_a_payload_is_json_and_says_null_where_nothing_predicted_a_token(store: actlake.Store) -> None:

@@ -141,6 +141,12 @@ def test_the_csv_of_each_view_holds_its_numbers(page: Page, server: Server, stor
     assert told[10]["top_1"] == " two"
 
 
+@pytest.mark.parametrize(("method", "of"), [("nmf", "energy"), ("pca", "variance")])
+def test_a_factors_share_says_of_what_it_is(page: Page, server: Server, method: str, of: str) -> None:
+    show(page, server, f"?id=0&view=factors&k=2&factor_method={method}")
+    expect(page.get_by_title(f"the share of the {of} of the activations that it explains")).to_have_count(2)
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_hostile_text_saved_as_svg_is_text_and_nothing_else(page: Page, server: Server, view: str) -> None:
     show(page, server, f"?id=1&view={view}")

@@ -9,8 +9,8 @@ const NEARLY_ALL = 0.9;
 
 /** Sparklines, one a factor, beside the tokens; hovering a factor paints the tokens with it, a click pins it.
  *  Values are drawn relative to each factor's own peak: the scale of a factor is arbitrary, its shape is not.
- *  data.factors: {k, layers, error, explained, stability, values}: values is base64 of little-endian float32,
- *  [n_tokens, k], NaN where a token has none. state: factor (a pinned factor or null). */
+ *  data.factors: {k, layers, error, explained, explained_of, stability, values}: explained are shares of what explained_of
+ *  says, values is base64 of little-endian float32, [n_tokens, k], NaN where a token has none. state: factor (a pinned factor or null). */
 export function factors(element, data, {state, theme, onChange}) {
   const {tokens, n_prompt: nPrompt, factors: given} = data;
   const n = tokens.text.length, k = given.k;
@@ -153,7 +153,7 @@ export function factors(element, data, {state, theme, onChange}) {
     row.append(number, plot);
     if (given.explained || given.stability) {
       const facts = node("span", "spark-facts");
-      if (given.explained) facts.append(titled("the share of the energy of the activations that it explains", node("span", "", orUnknown(given.explained[factor], shareText))));
+      if (given.explained) facts.append(titled(`the share of the ${given.explained_of} of the activations that it explains`, node("span", "", orUnknown(given.explained[factor], shareText))));
       if (given.stability) facts.append(titled("how well other seeds find it again, up to 1", node("span", "spark-stability", `stable ${orUnknown(given.stability[factor], (value) => value.toFixed(2))}`)));
       row.append(facts);
     }
