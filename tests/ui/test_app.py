@@ -104,7 +104,7 @@ def test_a_tooltip_tells_what_is_known_of_a_token(page: Page, server: Server, st
     expect(tip).to_contain_text("token id104")
     expect(tip).to_contain_text(f"rank{int(generation.tokens['rank'][4])}")
     expect(tip).to_contain_text(f"{abs(generation.tokens['logprob'][4]):.4f}")
-    expect(tip).to_contain_text(f"share of output 9{generation.saliency()[3, 4]:.4f}")
+    expect(tip).to_contain_text(f"share of output 9{generation.saliency()[3, 4]:.6g}")
 
 
 def test_another_method_gives_other_colours_and_a_signed_one_blue_and_orange(page: Page, server: Server) -> None:

@@ -37,7 +37,7 @@ def test_the_statistics_and_every_bar_are_those_of_the_store(page: Page, server:
     for row in neuron.binned(N_BINS).head(3).itertuples():
         plot.press("ArrowRight")
         tip = page.get_by_role("tooltip")
-        expect(tip).to_contain_text(f"from{row.lower:.4f}".replace("-", "−"))
+        expect(tip).to_contain_text(f"from{float(f'{row.lower:.6g}')}".replace("-", "−"))
         expect(tip).to_contain_text(f"positions{row.n} of {neuron.n_tokens}")
         counted += row.n
     assert counted > 0

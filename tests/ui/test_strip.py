@@ -52,6 +52,25 @@ def factors(values: np.ndarray) -> dict[str, Any]:
     return tokens([f" {i}" for i in range(n)], n // 2) | {"kind": "factors", "factors": matrix}
 
 
+def neuron(values: np.ndarray) -> dict[str, Any]:
+    """A neuron over one generation, of which its last token is the example."""
+    n = len(values)
+    texts = {"text": [f" {i}" for i in range(n)], "generated": [False] * n, "special": [False] * n}
+    context = texts | {"first": 0, "values": base64_float32(values), "more_before": 0, "more_after": 0}
+    counts, edges = np.histogram(values, 2)
+    example = {"generation_id": 0, "position": n - 1, "value": float(values[-1])}
+    given = {
+        "layer": 0,
+        "neuron": 0,
+        "base": None,
+        "stats": {"n": n, "mean": 0, "std": 0, "min": 0, "max": 0, "density": 1},
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        "sections": [{"name": "Greatest", "note": "", "examples": [example]}],
+        "contexts": {"0": context},
+    }
+    return {"kind": "neuron", "neuron": given}
+
+
 def draw(page: Page, data: dict[str, Any]) -> None:
     """Draws `data` in an empty page that can reach no server."""
     theme = (STATIC / "theme.css").read_text("utf-8")
@@ -236,6 +255,19 @@ def test_what_is_out_of_sight_is_coloured_when_the_browser_has_time(page: Page) 
         "after => [...document.querySelectorAll('.face')].every((face, i) => face.style.backgroundColor === after[i])",
         arg=after,
     )
+
+
+def test_a_small_activation_never_reads_as_nothing(page: Page) -> None:
+    draw(page, neuron(np.array([1e-5, -2.5e-5, 3.14159e-5])))
+    expect(page.locator(".example-value")).to_have_text("0.000031")
+    expect(page.locator(".legend")).to_have_text("activation−0.0000310.000031")
+    tip = page.get_by_role("tooltip")
+    page.locator(".token").nth(1).hover()
+    expect(tip).to_contain_text("activation−0.000025")
+    page.locator(".token").nth(2).hover()
+    expect(tip).to_contain_text("activation0.0000314159")
+    page.locator(".histogram-plot").press("ArrowRight")
+    expect(tip).to_contain_text("from−0.000025below0.00000320795")
 
 
 def contrast(background: str, ink: str) -> float:

@@ -61,7 +61,10 @@ export function signedText(value, digits) { return value.toFixed(digits).replace
 /** A number as `said` writes it, or "unknown" where there is none (null). */
 export function orUnknown(value, said) { return value === null ? "unknown" : said(value); }
 
-/** A number to six significant digits, as short as that allows, with a true minus. */
+/** A number to three decimals; one that is not nothing never reads as nothing. */
+export function shortText(value) { return Math.abs(value) < 0.0005 ? exactText(Number(value.toPrecision(2))) : signedText(value, 3); }
+
+/** A number to six significant digits, as short as that allows, with a true minus: what tooltips say. */
 export function exactText(value) {
   if (!Number.isFinite(value)) return "–";
   return String(Number(value.toPrecision(6))).replaceAll("-", "−");

@@ -1,6 +1,6 @@
 /** Examples: positions of generations, each with its whole context, coloured by one value a token on one scale. */
 
-import {button, floats, node, signedText} from "./base.js";
+import {button, exactText, floats, node, shortText} from "./base.js";
 import {level, palette, rgba} from "./colour.js";
 import {pieces} from "./tokens.js";
 
@@ -27,7 +27,7 @@ export function signedScale(values, theme) {
         : `linear-gradient(to right, ${half(theme.positive, 0, 1)})`;
       ramp.setAttribute("role", "img");
       ramp.setAttribute("aria-label", below ? "blue is below zero, orange above, zero is clear" : "the darker, the larger; zero is clear");
-      box.append(node("span", "legend-name", name), node("span", "", below ? signedText(-ceiling, 3) : "0"), ramp, node("span", "", signedText(ceiling, 3)));
+      box.append(node("span", "legend-name", name), node("span", "", below ? shortText(-ceiling) : "0"), ramp, node("span", "", shortText(ceiling)));
       return box;
     },
   };
@@ -49,7 +49,7 @@ export function exampleList(examples, contexts, {scale, tip, whole, link, what})
     const address = link(example.generation_id, example.position);
     const anchor = node(address === null ? "span" : "a", "example-link", `generation ${example.generation_id}, position ${example.position}`);
     if (address !== null) anchor.href = address;
-    head.append(node("b", "example-value", signedText(example.value, 3)), anchor);
+    head.append(node("b", "example-value", shortText(example.value)), anchor);
     if (example.note) head.append(node("span", "example-note", example.note));
     const line = node("div", "context");
     line.setAttribute("role", "listbox");
@@ -121,4 +121,4 @@ export function exampleList(examples, contexts, {scale, tip, whole, link, what})
   }
 }
 
-function valueText(value) { return Number.isFinite(value) ? signedText(value, 4) : "not recorded"; }
+function valueText(value) { return Number.isFinite(value) ? exactText(value) : "not recorded"; }

@@ -1,6 +1,6 @@
 /** A saved factorization: a card for each factor, with its label, its strongest tokens in their contexts, and its neurons. */
 
-import {choice, floats, node, orUnknown, percent, signedText} from "./base.js";
+import {choice, floats, node, orUnknown, percent, shortText} from "./base.js";
 import {exampleList, signedScale} from "./examples.js";
 import {rgb} from "./colour.js";
 import {tooltip} from "./tokens.js";
@@ -50,7 +50,7 @@ export function factorization(element, data, {state, theme, onChange}) {
       const link = node(base === null ? "span" : "a", "example-link", `${each.layer}/${each.neuron}`);
       if (base !== null) link.href = `${base}neuron?layer=${each.layer}&neuron=${each.neuron}`;
       link.title = `layer ${each.layer}, neuron ${each.neuron}`;
-      neurons.append(link, node("span", "", ` ${signedText(each.weight, 3)}  `));
+      neurons.append(link, node("span", "", ` ${shortText(each.weight)}  `));
     }
     part.append(head, neurons, exampleList(one.examples, one.contexts, {
       scale, tip, whole, what: `factor ${one.factor}`,

@@ -1,6 +1,6 @@
 /** A histogram: bars over an axis of values, their heights linear or logarithmic, exact numbers on hover and by arrow keys. */
 
-import {choice, exactText, node, percent, shape, signedText} from "./base.js";
+import {choice, exactText, node, percent, shape} from "./base.js";
 import {rgb} from "./colour.js";
 
 const WIDTH = 640, HEIGHT = 120;
@@ -58,7 +58,7 @@ export function histogram({edges, counts}, {theme, tip, log, onLog, what = "posi
     marker.style.left = `${100 * x(edges[shown]) / WIDTH}%`;
     marker.style.width = `${100 * (x(edges[shown + 1]) - x(edges[shown])) / WIDTH}%`;
     tip.show(marker, [
-      ["from", signedText(edges[shown], 4)], ["below", signedText(edges[shown + 1], 4)],
+      ["from", exactText(edges[shown])], ["below", exactText(edges[shown + 1])],
       [what, `${counts[shown].toLocaleString("en")} of ${total.toLocaleString("en")}`],
       ["share", percent(counts[shown] / (total || 1), 2)], ["lower ones", percent(before / (total || 1), 2)],
     ]);

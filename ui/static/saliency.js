@@ -1,6 +1,6 @@
 /** Input saliency on a line of tokens: how much each input moved one output. */
 
-import {choice, floats, node, percent, signedText} from "./base.js";
+import {choice, exactText, floats, node, percent} from "./base.js";
 import {level, palette, ramp, rgb, rgba, signedRamp} from "./colour.js";
 import {mention, tokenFacts, tokenLine} from "./tokens.js";
 
@@ -102,7 +102,7 @@ export function saliency(element, data, {state, theme, onChange}) {
   function facts(position) {
     const rowsOfFacts = tokenFacts(tokens, position);
     if (rows.size && (isInput(shown, position) || share(shown, position)))
-      rowsOfFacts.push([`share of output ${tokens.last[shown]}`, signedText(share(shown, position), 4)]);
+      rowsOfFacts.push([`share of output ${tokens.last[shown]}`, exactText(share(shown, position))]);
     return rowsOfFacts;
   }
 
