@@ -102,6 +102,21 @@ def test_the_keyboard_goes_through_the_cells_and_a_pinned_one_is_in_the_address(
     page.reload()
     expect(page.locator(".cell-readout .pinned")).to_be_visible()
     expect(page.locator(".cell-readout")).to_contain_text("After layer 1, at 1·two")
+    page.keyboard.press("Escape")
+    expect(page.locator(".cell-readout .pinned")).to_have_count(0)
+    page.wait_for_url(lambda url: "cell" not in url)
+
+
+def test_escape_releases_the_cell_that_is_pinned_and_arrows_go_on_from_it(page: Page, server: Server) -> None:
+    show(page, server, "?id=0&view=layers")
+    page.locator("canvas").focus()
+    for key in ("Home", "Enter", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    expect(page.locator(".cell-readout")).to_contain_text("After layer 0, at 0·one")
+    page.keyboard.press("Escape")
+    expect(page.locator(".cell-readout")).to_contain_text("After layer 0, at 2,")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".cell-readout")).to_contain_text("After layer 0, at 1·two")
 
 
 def test_a_cell_tells_the_rank_of_what_came_next_and_the_likeliest_tokens(page: Page, server: Server) -> None:

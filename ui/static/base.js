@@ -41,6 +41,14 @@ export function choice(label, choices, chosen, onSet) {
   return {element: group, set};
 }
 
+/** Calls `release` when Escape is pressed anywhere, for as long as `element` is on the page. */
+export function whenEscaped(element, release) {
+  document.addEventListener("keydown", function escape(event) {
+    if (!element.isConnected) document.removeEventListener("keydown", escape);
+    else if (event.key === "Escape") release();
+  });
+}
+
 /** Little-endian float32 from base64. */
 export function floats(base64) { return new Float32Array(bytes(base64).buffer); }
 

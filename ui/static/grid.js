@@ -1,12 +1,12 @@
 /** A grid of cells on a canvas: thousands of rows and columns, of which only those in sight are drawn. */
 
-import {node} from "./base.js";
+import {node, whenEscaped} from "./base.js";
 import {rgb} from "./colour.js";
 import {tooltip} from "./tokens.js";
 
 /** A grid of `rows` × `columns` in `strip`. options: label, theme, labelWidth, headHeight, cellWidth, cellHeight, maxHeight,
  *  rowLabel(row), columnLabel(column) → text (or "" for none), paintCells(context, view) where view has first and last row and
- *  column and place(row, column) → [x, y, width, height], facts(row, column), over(row, column), press(row, column), leave().
+ *  column and place(row, column) → [x, y, width, height], facts(row, column), over(row, column), press(row, column), leave(), release().
  *  Gives {element, canvas, draw(), size(cellWidth), reveal(row, column), mark(row, column)}. */
 export function grid(strip, options) {
   const {rows, columns, theme, labelWidth, headHeight, cellHeight} = options;
@@ -34,6 +34,7 @@ export function grid(strip, options) {
   canvas.addEventListener("focus", () => { if (canvas.matches(":focus-visible")) move(active ?? [0, 0]); });
   canvas.addEventListener("blur", () => { active = null; tip.hide(); soon(); });
   canvas.addEventListener("keydown", key);
+  whenEscaped(element, release);
 
   function cellAt(event) {
     const box = canvas.getBoundingClientRect();
@@ -69,6 +70,12 @@ export function grid(strip, options) {
     else if (event.key === "Enter" || event.key === " ") { if (active) options.press?.(...active); }
     else return;
     event.preventDefault();
+  }
+
+  function release() {
+    const cell = active ?? pointed;
+    options.release?.();
+    if (cell) options.over?.(...cell);
   }
 
   function move([row, column]) {

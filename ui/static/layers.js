@@ -35,6 +35,7 @@ export function layers(element, data, {state, theme, onChange}) {
     paintCells, facts, press,
     over(row, column) { if (!pinned) read(row, column); },
     leave() { if (!pinned) read(...start()); },
+    release() { if (pinned) press(...pinned); },
   });
   strip.append(bar, map.element, readout);
   if (given.watched) strip.append(watchedChart(given.watched, theme));
@@ -116,7 +117,7 @@ export function layers(element, data, {state, theme, onChange}) {
       item.append(text, barOf, node("span", "top-number", percent(probability, 2)));
       list.append(item);
     }
-    readout.replaceChildren(heading, node("span", pinned ? "hint pinned" : "hint", pinned ? "pinned · click it again to release" : "click a cell to pin it"), list);
+    readout.replaceChildren(heading, node("span", pinned ? "hint pinned" : "hint", pinned ? "pinned · Esc releases" : "click a cell to pin it"), list);
   }
 
   function legend() {

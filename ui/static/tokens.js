@@ -1,6 +1,6 @@
 /** The line of tokens: one box a position, one of them in the tab order, arrow keys between them; and what a token looks like. */
 
-import {node, percent, signedText} from "./base.js";
+import {node, percent, signedText, whenEscaped} from "./base.js";
 
 const AT_ONCE = 1000;  // tokens out of sight that are painted together: a frame costs the more, the more tokens there are at all
 
@@ -49,10 +49,7 @@ export function tokenLine(strip, tokens, handlers) {
     handlers.press?.(position);
     tip.show(boxes[position], handlers.facts(position));
   });
-  document.addEventListener("keydown", function escape(event) {
-    if (!strip.isConnected) document.removeEventListener("keydown", escape);
-    else if (event.key === "Escape") handlers.release();
-  });
+  whenEscaped(strip, () => handlers.release());
   document.addEventListener("scroll", function scrolled() {
     if (!strip.isConnected) document.removeEventListener("scroll", scrolled, true);
     else if (waiting !== null) paint(...inSight());  // what comes into sight is right in the frame that shows it
