@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlparse
 import actlake
 import numpy as np
 import pytest
+from actlake.queries import By
 from actlake.ui import Server, serve
 from playwright.sync_api import Page, expect
 
@@ -28,6 +29,7 @@ HOSTILE = [
     "]]>&amp;",
     "\U0001f600",
 ]
+LINES = ["a", "\n", " b", "c", "de", "\n", " f", "gh", "i", " j"]
 VIEWS = ("saliency", "factors&k=2", "activations", "layers")
 
 
@@ -35,7 +37,7 @@ VIEWS = ("saliency", "factors&k=2", "activations", "layers")
 def store(tmp_path_factory: pytest.TempPathFactory, write_store: object) -> actlake.Store:
     assert callable(write_store)
     opened: actlake.Store = write_store(
-        tmp_path_factory.mktemp("views"), (COUNTING, 5), (HOSTILE, 2), recorded=RECORDED
+        tmp_path_factory.mktemp("views"), (COUNTING, 5), (HOSTILE, 2), (LINES, 3), recorded=RECORDED
     )
     return opened
 
@@ -134,6 +136,23 @@ def test_words_are_boxes_with_the_shares_of_their_tokens_together(
     assert page.locator(".position").all_text_contents()[3:5] == ["3", "5"]
     told = page.locator(".note").all_text_contents()
     assert told[: shares.shape[1]] == [f"{100 * share:.1f}%" for share in shares[-1]]
+
+
+@pytest.mark.parametrize(("by", "n_outputs"), [("token", 7), ("word", 4), ("line", 2)])
+def test_the_shares_that_are_saved_of_an_output_are_its_whole_row_and_sum_to_1(
+    page: Page, server: Server, store: actlake.Store, by: By, n_outputs: int
+) -> None:
+    shares = np.asarray(store.generation(2).saliency(by=by))
+    show(page, server, f"?id=2&by={by}")
+    outputs = page.locator(".token.generated")
+    expect(outputs).to_have_count(n_outputs)
+    for row, output in zip(shares, outputs.all(), strict=True):
+        output.click()
+        saved_shares = [each["share"] for each in json.loads(saved(page, "save the data shown as JSON"))]
+        assert sum(saved_shares) == pytest.approx(1)
+        np.testing.assert_allclose(saved_shares, row[: len(saved_shares)], rtol=1e-6)
+        greatest = page.locator(".strongest-item b").first
+        expect(greatest).to_have_text(f"{100 * max(saved_shares):.1f}%")
 
 
 def test_the_csv_of_each_view_holds_its_numbers(page: Page, server: Server, store: actlake.Store) -> None:

@@ -80,10 +80,14 @@ export function saliency(element, data, {state, theme, onChange}) {
 
   function writeShares() {
     for (let position = 0; position < n; position++)
-      line.note(position, isInput(shown, position) || share(shown, position) ? percent(share(shown, position)) : "");
+      line.note(position, counted(shown, position) ? percent(share(shown, position)) : "");
   }
 
-  function inputs() { return Array.from({length: n}, (_, position) => position).filter((position) => isInput(shown, position)); }
+  /** Whether an output's share of an input is told: it is of all before the output, and of its own box where what it owes to an
+   *  earlier token of its own word or line stays in it. */
+  function counted(output, input) { return isInput(output, input) || Boolean(share(output, input)); }
+
+  function inputs() { return Array.from({length: n}, (_, position) => position).filter((position) => counted(shown, position)); }
 
   function readStrongest() {
     const strongest = inputs().sort((a, b) => Math.abs(share(shown, b)) - Math.abs(share(shown, a))).slice(0, STRONGEST_SHOWN);
@@ -101,7 +105,7 @@ export function saliency(element, data, {state, theme, onChange}) {
 
   function facts(position) {
     const rowsOfFacts = tokenFacts(tokens, position);
-    if (rows.size && (isInput(shown, position) || share(shown, position)))
+    if (rows.size && counted(shown, position))
       rowsOfFacts.push([`share of output ${tokens.last[shown]}`, exactText(share(shown, position))]);
     return rowsOfFacts;
   }
