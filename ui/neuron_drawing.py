@@ -21,6 +21,10 @@ def neuron_payload(neuron: Neuron, address: NeuronAddress | None = None, base: s
     notes = [
         f"fifth {row['bin'] + 1} of {QUANTILE_BINS}: {row['lower']:.3g} to {row['upper']:.3g}" for row in records(drawn)
     ]
+    of_bins = [
+        example | {name: row[name] for name in ("bin", "lower", "upper")}
+        for example, row in zip(examples_payload(drawn, "activation", notes), records(drawn), strict=True)
+    ]
     everything = pd.concat([positive, negative, drawn])
     shown = list(zip(everything["generation_id"], everything["position"], strict=True))
     rows = neuron.contexts(sorted(set(everything["generation_id"].tolist())), CONTEXT_COLUMNS)
@@ -29,14 +33,11 @@ def neuron_payload(neuron: Neuron, address: NeuronAddress | None = None, base: s
     sections: list[dict[str, Any]] = [
         {"name": "Greatest", "note": "above zero", "examples": examples_payload(positive, "activation")},
         {"name": "Least", "note": "below zero", "examples": examples_payload(negative, "activation")},
-        {
-            "name": "Random",
-            "note": f"{PER_BIN} from each fifth of the values",
-            "examples": examples_payload(drawn, "activation", notes),
-        },
+        {"name": "Random", "note": f"{PER_BIN} from each fifth of the values", "examples": of_bins},
     ]
     return {
         "kind": "neuron",
+        "name": f"layer-{neuron.layer}-neuron-{neuron.neuron}",
         "neuron": {
             "layer": neuron.layer,
             "neuron": neuron.neuron,

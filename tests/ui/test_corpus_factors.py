@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import actlake
+import numpy as np
+import pandas as pd
 import pytest
 from actlake.queries import saved_factors
 from actlake.ui import Server, serve
 from actlake.ui.corpus_factors import FactorsAddress, as_python, factorization_payload
+from downloads import csv_rows, file_of
 from playwright.sync_api import Page, expect
 
 NAME = "<img src=x onerror='window.hacked = 1'> of everything"
@@ -85,6 +88,29 @@ def test_factors_are_shown_with_their_strongest_tokens_and_neurons(
         expect(card.locator(".card-fact").first).to_have_text(
             f"explained share {100 * found.row['explained'][factor]:.2f}%"
         )
+
+
+@pytest.mark.browser
+def test_the_csv_of_a_factorization_holds_the_tokens_and_the_neurons_of_its_cards(
+    page: Page, running: Server, saved: actlake.Store
+) -> None:
+    opened_page(page, running, "?id=0")
+    whole = saved.factorization(0)
+    told = csv_rows(file_of(page, "save the data shown as CSV"))
+    wanted = pd.concat([whole.top_tokens(factor, 3) for factor in range(3)])
+    assert [int(row["factor"]) for row in told] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    for name in ("generation_id", "position"):
+        assert [int(row[name]) for row in told] == wanted[name].tolist()
+    texts = ["w", " goes", " on", "."]
+    assert [row["token"].rstrip("0123456") for row in told] == [texts[position] for position in wanted["position"]]
+    np.testing.assert_allclose([float(row["value"]) for row in told], wanted["value"], rtol=1e-6)
+    np.testing.assert_allclose([float(row["explained"]) for row in told[::3]], whole.explained)
+    told = csv_rows(file_of(page, "save the neurons as CSV"))
+    wanted = pd.concat([whole.top_neurons(factor, 8) for factor in range(3)])
+    assert [(int(row["layer"]), int(row["neuron"])) for row in told] == list(
+        zip(wanted["layer"], wanted["neuron"], strict=True)
+    )
+    np.testing.assert_allclose([float(row["weight"]) for row in told], wanted["weight"], rtol=1e-6)
 
 
 @pytest.mark.browser

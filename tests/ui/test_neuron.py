@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from actlake.queries import token_condition
 from actlake.ui import Server, serve
 from actlake.ui.address import NeuronAddress
 from actlake.ui.neuron import N_BINS, as_python, as_sql, neuron_at, neuron_payload
+from downloads import csv_rows, file_of
 from playwright.sync_api import Page, expect
 
 FILTERED = NeuronAddress(1, 3, token="prompt", generated=False, where="n_tokens = 4", n=4)
@@ -41,6 +43,34 @@ def test_the_statistics_and_every_bar_are_those_of_the_store(page: Page, server:
         expect(tip).to_contain_text(f"positions{row.n} of {neuron.n_tokens}")
         counted += row.n
     assert counted > 0
+
+
+@pytest.mark.browser
+def test_the_csv_of_a_neuron_holds_its_examples_its_histogram_and_its_statistics(
+    page: Page, server: Server, store: actlake.Store
+) -> None:
+    neuron = store.neuron(1, 3)
+    opened_page(page, server, "?layer=1&neuron=3&n=4")
+    told = csv_rows(file_of(page, "save the data shown as CSV"))
+    shown = {
+        "greatest": neuron.examples("positive", 4),
+        "least": neuron.examples("negative", 4),
+        "random": neuron.quantile_examples(5, 2)[::-1],
+    }
+    assert [row["section"] for row in told] == ["greatest"] * 4 + ["least"] * 4 + ["random"] * 10
+    for section, frame in shown.items():
+        mine = [row for row in told if row["section"] == section]
+        for name in ("bin", "lower", "upper", "generation_id", "position", "activation"):
+            if name in frame:
+                np.testing.assert_array_equal([float(row[name]) for row in mine], frame[name])
+            else:
+                assert {row[name] for row in mine} == {""}
+        assert [row["token"] for row in mine] == frame["token"].tolist()
+    bins = neuron.binned(N_BINS)
+    told = csv_rows(file_of(page, "save the histogram as CSV"))
+    for name in ("lower", "upper", "n"):
+        np.testing.assert_allclose([float(row[name]) for row in told], bins[name], rtol=1e-12)
+    assert json.loads(file_of(page, "save the statistics as JSON")) == [neuron.stats]
 
 
 @pytest.mark.browser

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from actlake.queries import By
 from actlake.ui import Server, serve
+from downloads import csv_rows, file_of
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -51,16 +50,6 @@ def server(store: actlake.Store) -> Iterator[Server]:
 def show(page: Page, server: Server, query: str) -> None:
     page.goto(f"{server.url}generation{query}")
     expect(page.locator(".strip .tools")).to_have_count(1)
-
-
-def saved(page: Page, what: str) -> str:
-    with page.expect_download() as download:
-        page.get_by_role("button", name=what).click()
-    return Path(download.value.path()).read_text("utf-8")
-
-
-def rows(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def point_at(page: Page, x: float, y: float) -> None:
@@ -148,7 +137,7 @@ def test_the_shares_that_are_saved_of_an_output_are_its_whole_row_and_sum_to_1(
     expect(outputs).to_have_count(n_outputs)
     for row, output in zip(shares, outputs.all(), strict=True):
         output.click()
-        saved_shares = [each["share"] for each in json.loads(saved(page, "save the data shown as JSON"))]
+        saved_shares = [each["share"] for each in json.loads(file_of(page, "save the data shown as JSON"))]
         assert sum(saved_shares) == pytest.approx(1)
         np.testing.assert_allclose(saved_shares, row[: len(saved_shares)], rtol=1e-6)
         greatest = page.locator(".strongest-item b").first
@@ -158,19 +147,19 @@ def test_the_shares_that_are_saved_of_an_output_are_its_whole_row_and_sum_to_1(
 def test_the_csv_of_each_view_holds_its_numbers(page: Page, server: Server, store: actlake.Store) -> None:
     generation = store.generation(0)
     show(page, server, "?id=0&output=8")
-    told = rows(saved(page, "save the data shown as CSV"))
+    told = csv_rows(file_of(page, "save the data shown as CSV"))
     assert [row["token"] for row in told] == COUNTING[:8]
     np.testing.assert_allclose([float(row["share"]) for row in told], generation.saliency()[3, :8], rtol=1e-6)
     show(page, server, "?id=0&view=factors&k=2")
-    told = rows(saved(page, "save the data shown as CSV"))
+    told = csv_rows(file_of(page, "save the data shown as CSV"))
     values = np.array([float(row["value"]) for row in told]).reshape(10, 2)
     np.testing.assert_allclose(values, generation.factors(2).tokens, rtol=1e-6)
     show(page, server, "?id=0&view=activations&layer=0")
-    told = rows(saved(page, "save the data shown as CSV"))
+    told = csv_rows(file_of(page, "save the data shown as CSV"))
     values = np.array([float(row["activation"]) for row in told]).reshape(10, 12)
     np.testing.assert_array_equal(values.astype(np.float32), generation.activations([0]))
     show(page, server, "?id=0&view=layers")
-    told = json.loads(saved(page, "save the data shown as JSON"))
+    told = json.loads(file_of(page, "save the data shown as JSON"))
     assert [row["rank"] for row in told[:10]] == [7] * 9 + [None]
     assert told[10]["top_1"] == " two"
 
@@ -184,7 +173,7 @@ def test_a_factors_share_says_of_what_it_is(page: Page, server: Server, method: 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_hostile_text_saved_as_svg_is_text_and_nothing_else(page: Page, server: Server, view: str) -> None:
     show(page, server, f"?id=1&view={view}")
-    drawn = ET.fromstring(saved(page, "save as an SVG picture"))
+    drawn = ET.fromstring(file_of(page, "save as an SVG picture"))
     tags = {element.tag.rpartition("}")[2] for element in drawn.iter()}
     assert tags <= {"svg", "rect", "text", "path", "image", "line", "polyline", "circle", "title"}
     assert not [name for element in drawn.iter() for name in element.attrib if name.startswith("on")]

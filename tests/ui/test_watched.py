@@ -8,8 +8,10 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import actlake
+import numpy as np
 import pytest
 from actlake.ui import Server, serve
+from downloads import csv_rows, file_of
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -54,6 +56,19 @@ def test_tokens_that_are_typed_are_drawn_a_line_each_with_their_ranks(
     expect(page.get_by_label(LABEL)).to_have_value("1, 2")
     watch(page, "")
     expect(page.locator(".watched")).to_have_count(0)
+
+
+def test_ranks_and_probabilities_of_watched_tokens_are_saved(
+    page: Page, server: Server, store: actlake.Store, toy_model: actlake.capture.Model
+) -> None:
+    page.goto(f"{server.url}generation?id=0&view=layers&cell=2.1&watch=1%0A2")
+    expect(page.locator(".watched-chart")).to_be_visible()
+    told = csv_rows(file_of(page, "save the watched tokens as CSV"))
+    wanted = store.generation(0).watched(toy_model, ["1", "2"], 1)
+    for name in ("position", "layer", "rank"):
+        assert [int(row[name]) for row in told] == wanted[name].tolist()
+    assert [row["token"] for row in told] == wanted["token"].tolist()
+    np.testing.assert_allclose([float(row["probability"]) for row in told], wanted["probability"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ export function draw(element, data, {state = {}, onChange = () => {}} = {}) {
     drawn = view(element, data, {state: now, theme: themeOf(element), onChange: change});
     const strip = element.firstElementChild;
     if (data.note) strip.append(node("p", "left-out", `Left out: ${data.note}.`));
-    strip.append(tools(strip, data.name ?? data.kind, drawn.table, drawn.settle));
+    strip.append(tools(strip, data.name ?? data.kind, drawn));
   };
   const unwatch = watchTheme(again);
   again();

@@ -121,4 +121,10 @@ export function exampleList(examples, contexts, {scale, tip, whole, link, what})
   }
 }
 
+/** The text of a token of a context. */
+export function tokenOf(contexts, generation_id, position) {
+  const {text, first} = contexts[generation_id];
+  return text[position - first];
+}
+
 function valueText(value) { return Number.isFinite(value) ? exactText(value) : "not recorded"; }

@@ -1,7 +1,7 @@
 /** A saved factorization: a card for each factor, with its label, its strongest tokens in their contexts, and its neurons. */
 
 import {choice, floats, node, orUnknown, percent, shortText} from "./base.js";
-import {exampleList, signedScale} from "./examples.js";
+import {exampleList, signedScale, tokenOf} from "./examples.js";
 import {rgb} from "./colour.js";
 import {tooltip} from "./tokens.js";
 
@@ -80,11 +80,15 @@ export function factorization(element, data, {state, theme, onChange}) {
     element: strip,
     table: () => ({
       columns: ["factor", "label", "explained", "stability", "generation_id", "position", "token", "value"],
-      rows: cards.flatMap((one) => one.examples.map(({generation_id, position, value}) => {
-        const context = one.contexts[generation_id];
-        return [one.factor, one.label, one.explained, one.stability, generation_id, position, context.text[position - context.first], value];
-      })),
+      rows: cards.flatMap((one) => one.examples.map(({generation_id, position, value}) =>
+        [one.factor, one.label, one.explained, one.stability, generation_id, position, tokenOf(one.contexts, generation_id, position), value])),
     }),
+    more: {
+      neurons: () => ({
+        columns: ["factor", "layer", "neuron", "weight"],
+        rows: cards.flatMap(({factor, neurons}) => neurons.map(({layer, neuron, weight}) => [factor, layer, neuron, weight])),
+      }),
+    },
     update() {},
   };
 }

@@ -4,7 +4,7 @@ import {exactText, floats, integers, node, percent} from "./base.js";
 import {level, palette, ramp} from "./colour.js";
 import {grid} from "./grid.js";
 import {mention, pieces, plain} from "./tokens.js";
-import {watchedChart} from "./watched.js";
+import {watchedChart, watchedTable} from "./watched.js";
 
 const LAST_RANK = 1000;
 const CELL_WIDTH = 74;
@@ -137,5 +137,6 @@ export function layers(element, data, {state, theme, onChange}) {
         return [layer, position, tokens.text[position], next, ranks[cell] || null, ranks[cell] ? probabilities[cell] : null, ...best.map((i) => given.texts[top[i]]), ...best.map((i) => topProbabilities[i])];
       })),
     }),
+    more: given.watched ? {"watched tokens": () => watchedTable(given.watched)} : {},
   };
 }

@@ -1,13 +1,14 @@
 /** A neuron: its statistics with a histogram, and examples of it, each in its context. */
 
 import {choice, exactText, floats, node, percent} from "./base.js";
-import {exampleList, signedScale} from "./examples.js";
+import {exampleList, signedScale, tokenOf} from "./examples.js";
 import {histogram} from "./histogram.js";
 import {tooltip} from "./tokens.js";
 
 /** data.neuron: {layer, neuron, stats: {n, mean, std, min, max, density}, histogram: {edges, counts}, sections: [{name, note,
- *  examples}], contexts, base}: examples and contexts as `exampleList` takes them, `base` is where links to generations begin
- *  (null: there are none). state: log (whether the histogram's counts are logarithmic), whole (whether contexts are). */
+ *  examples}], contexts, base}: examples and contexts as `exampleList` takes them (examples drawn from a bin have bin, lower, upper),
+ *  `base` is where links to generations begin (null: there are none). state: log (whether the histogram's counts are logarithmic),
+ *  whole (whether contexts are). */
 export function neuron(element, data, {state, theme, onChange}) {
   const {stats, sections, contexts, base} = data.neuron;
   const strip = node("div", "strip strip-neuron");
@@ -65,8 +66,23 @@ export function neuron(element, data, {state, theme, onChange}) {
     return base === null ? `#generation-${generation_id}` : `${base}generation?id=${generation_id}`;
   }
 
+  function examplesTable() {
+    return {
+      columns: ["section", "bin", "lower", "upper", "generation_id", "position", "token", "activation"],
+      rows: sections.flatMap(({name, examples}) => examples.map(({bin = null, lower = null, upper = null, generation_id, position, value}) =>
+        [name.toLowerCase(), bin, lower, upper, generation_id, position, tokenOf(contexts, generation_id, position), value])),
+    };
+  }
+
+  function histogramTable() {
+    const {edges, counts} = data.neuron.histogram;
+    return {columns: ["lower", "upper", "n"], rows: counts.map((n, bin) => [edges[bin], edges[bin + 1], n])};
+  }
+
   return {
     element: strip,
+    table: examplesTable,
+    more: {histogram: histogramTable, statistics: () => ({columns: Object.keys(stats), rows: [Object.values(stats)]})},
     update(now) { if (Boolean(now.whole) !== whole) { whole = Boolean(now.whole); forms.set(whole); fill(); } },
   };
 }

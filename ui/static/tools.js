@@ -3,22 +3,39 @@
 import {button, node} from "./base.js";
 import {pngOf, svgOf} from "./picture.js";
 
-/** Buttons that save what `strip` shows. `table()` gives {columns, rows}; `name` is the files' name without a suffix;
- *  `settle()` finishes what is not drawn yet because it is out of sight. */
-export function tools(strip, name, table, settle = () => {}) {
+/** The bar that saves what `strip` shows as files that begin with `name`. Of a drawing: table() gives its numbers as {columns, rows};
+ *  `more` has other tables by the names of what they hold; settle() finishes what is not drawn yet because it is out of sight. */
+export function tools(strip, name, {table, more = {}, settle}) {
+  const bar = saving(...pictureButtons(strip, name, settle));
+  if (table) bar.append(...dataButtons(name, table));
+  for (const [what, one] of Object.entries(more)) bar.append(node("span", "tools-name", what), ...dataButtons(`${name}-${what.replaceAll(" ", "-")}`, one, what));
+  return bar;
+}
+
+/** A bar of buttons that save. */
+export function saving(...buttons) {
   const bar = node("div", "tools");
   bar.setAttribute("role", "group");
   bar.setAttribute("aria-label", "save");
-  bar.append(node("span", "tools-name", "Save"));
-  const picture = () => { settle(); return svgOf(strip); };
-  const add = (text, label, make) => bar.append(button("tool", text, () => make(), label));
-  add("PNG", "save as a PNG picture", async () => save(`${name}.png`, await pngOf(picture())));
-  add("SVG", "save as an SVG picture", () => save(`${name}.svg`, new Blob([picture()], {type: "image/svg+xml"})));
-  if (table) {
-    add("CSV", "save the data shown as CSV", () => save(`${name}.csv`, new Blob([csvOf(table())], {type: "text/csv"})));
-    add("JSON", "save the data shown as JSON", () => save(`${name}.json`, new Blob([jsonOf(table())], {type: "application/json"})));
-  }
+  bar.append(node("span", "tools-name", "Save"), ...buttons);
   return bar;
+}
+
+/** Buttons that save what `element` shows as a picture. */
+export function pictureButtons(element, name, settle = () => {}) {
+  const picture = () => { settle(); return svgOf(element); };
+  return [
+    button("tool", "PNG", async () => save(`${name}.png`, await pngOf(picture())), "save as a PNG picture"),
+    button("tool", "SVG", () => save(`${name}.svg`, new Blob([picture()], {type: "image/svg+xml"})), "save as an SVG picture"),
+  ];
+}
+
+/** Buttons that save a table: table() gives {columns, rows}. */
+export function dataButtons(name, table, what = "data shown") {
+  return [
+    button("tool", "CSV", () => save(`${name}.csv`, new Blob([csvOf(table())], {type: "text/csv"})), `save the ${what} as CSV`),
+    button("tool", "JSON", () => save(`${name}.json`, new Blob([jsonOf(table())], {type: "application/json"})), `save the ${what} as JSON`),
+  ];
 }
 
 /** A table as CSV: a field is quoted where it must be, an empty field is no value. */

@@ -6,6 +6,15 @@ import {pieces} from "./tokens.js";
 
 const CHART_WIDTH = 640, CHART_HEIGHT = 190, LEFT = 52, BOTTOM = 26, TOP = 12, RIGHT = 12;
 
+/** What the chart shows as a table, a row for each layer and token. */
+export function watchedTable({tokens, layers, position, ...given}) {
+  const ranks = integers(given.ranks), probabilities = floats(given.probabilities);
+  return {
+    columns: ["position", "layer", "token", "rank", "probability"],
+    rows: layers.flatMap((layer, i) => tokens.map((token, t) => [position, layer, token, ranks[t * layers.length + i], probabilities[t * layers.length + i]])),
+  };
+}
+
 /** A line for each watched token: its rank after each layer, rank 1 at the top, on a logarithmic scale.
  *  watched: {tokens, layers, position, ranks, probabilities}: base64 of int32 and float32, [tokens, layers]. */
 export function watchedChart(watched, theme) {
