@@ -7,8 +7,10 @@ import http.client
 import io
 import socket
 import time
+import xml.etree.ElementTree as ET
 from concurrent.futures import wait
 from contextlib import ExitStack
+from pathlib import Path
 from threading import Event
 from urllib.parse import parse_qs, quote, urlparse
 
@@ -18,6 +20,7 @@ import pytest
 from actlake.ui import Server, serve
 from actlake.ui.jobs import MOST_QUERIES, QUERIES
 from actlake.ui.query import SHOWN_ROWS, Query
+from downloads import file_of
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -141,6 +144,29 @@ def test_a_chosen_chart_is_in_the_address(page: Page, server: Server) -> None:
     page.get_by_label("chart", exact=True).select_option("scatter")
     page.wait_for_url("**chart=scatter**")
     assert parse_qs(urlparse(page.url).query)["y"] == ["entropy"]
+
+
+def test_a_chart_is_saved_as_it_looks_as_png_and_as_svg(page: Page, server: Server) -> None:
+    sql = "select position, entropy from tokens where generation_id = 0"
+    page.goto(f"{server.url}sql?run=1&chart=bar&x=position&y=entropy&sql={quote(sql)}")
+    page.get_by_role("button", name="dark theme").click()
+    expect(page.locator(".bar-mark")).to_have_count(13)
+    drawn = ET.fromstring(file_of(page, "save as an SVG picture"))
+    marks = {element.tag.rpartition("}")[2]: element for element in drawn.iter()}
+    looks = [(".bar-mark", "rect", "fill"), (".tick", "text", "fill"), (".grid-mark", "line", "stroke")]
+    for selector, tag, name in looks:
+        colour = page.locator(selector).last.evaluate("(one, name) => getComputedStyle(one)[name]", name)
+        assert marks[tag].get(name) == colour
+    card = page.locator(".place").evaluate("one => getComputedStyle(one).backgroundColor")
+    assert drawn[0].get("fill") == card
+    with page.expect_download() as download:
+        page.get_by_role("button", name="save as a PNG picture").click()
+    header = Path(download.value.path()).read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")] == [
+        2 * int(drawn.attrib[side]) for side in ("width", "height")
+    ]
+    assert download.value.suggested_filename == "chart.png"
 
 
 def test_a_table_and_a_column_are_inserted_by_a_click(page: Page, server: Server) -> None:

@@ -4,6 +4,8 @@ import {shape} from "./base.js";
 
 const SCALE = 2;
 const CLEAR = "rgba(0, 0, 0, 0)";
+const MARK_LOOK = ["fill", "fill-opacity", "stroke", "stroke-width"];
+const TEXT_LOOK = ["fill", "font-family", "font-size", "font-weight"];
 // XML has no way to write these, escaped or not.
 const NOT_IN_XML = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
@@ -58,10 +60,16 @@ function picture(element, svg, left, above) {
   }
 }
 
+/** An SVG of the page, with the look that the page's styles give its marks and texts written into them. */
 function copied(element, x, y, box) {
-  const copy = element.cloneNode(true);
+  const copy = element.cloneNode(true), marks = element.querySelectorAll("*");
   for (const [name, value] of Object.entries({x, y, width: box.width, height: box.height})) copy.setAttribute(name, String(value));
   copy.removeAttribute("class");
+  copy.querySelectorAll("*").forEach((mark, i) => {
+    const style = getComputedStyle(marks[i]);
+    for (const name of mark.tagName === "text" ? TEXT_LOOK : MARK_LOOK) mark.setAttribute(name, style.getPropertyValue(name));
+    mark.removeAttribute("class");
+  });
   return copy;
 }
 

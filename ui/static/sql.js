@@ -1,5 +1,6 @@
 import {button, exactText, node} from "./base.js";
 import {CHARTS, chart} from "./chart.js";
+import {pictureButtons, saving} from "./tools.js";
 
 /* The SQL page: an editor with the tables beside it, the rows of the answer, and a picture of them. Column names and values are
  * whatever a query makes of them, and are set by textContent alone.
@@ -162,7 +163,7 @@ export function render({model}) {
     const kinds = picker("chart", [["", "no chart"], ...CHARTS.map((name) => [name, name])], CHARTS.includes(known.chart) ? known.chart : "");
     const places = data.columns.map((name, i) => [String(i), name]);
     const x = picker("x", places, String(column(known.x, 0))), y = picker("y", places, String(column(known.y, numbers.at(-1))));
-    const save = button("", "SVG", () => saveSvg(place.querySelector("svg")), "save as SVG");
+    const save = saving(...pictureButtons(place, "chart"));
     const show = () => {
       x.parentElement.hidden = kinds.value === "";
       y.parentElement.hidden = kinds.value === "" || kinds.value === "histogram";
@@ -207,20 +208,4 @@ function picker(label, pairs, chosen) {
   select.value = chosen;
   box.append(select);
   return select;
-}
-
-/** The picture as a file, with the colours that it has here written into it. */
-function saveSvg(svg) {
-  const copy = svg.cloneNode(true);
-  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  const [from, to] = [svg.querySelectorAll("*"), copy.querySelectorAll("*")];
-  from.forEach((mark, i) => {
-    const look = getComputedStyle(mark);
-    to[i].setAttribute("style", ["fill", "stroke", "stroke-width", "font"].map((name) => `${name}: ${look.getPropertyValue(name)}`).join("; "));
-  });
-  const link = node("a");
-  link.href = URL.createObjectURL(new Blob([new XMLSerializer().serializeToString(copy)], {type: "image/svg+xml"}));
-  link.download = "chart.svg";
-  link.click();
-  URL.revokeObjectURL(link.href);
 }
