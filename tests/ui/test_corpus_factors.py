@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -129,6 +130,14 @@ def test_a_label_is_kept_and_the_order_is_in_the_address(page: Page, running: Se
     page.go_back()
     expect(page.get_by_role("button", name="by number")).to_have_attribute("aria-pressed", "true")
     assert saved.refresh().labels()["label"].tolist() == ["<b>ends</b>"]
+
+
+@pytest.mark.browser
+def test_a_picture_of_a_factorization_has_its_labels(page: Page, running: Server) -> None:
+    opened_page(page, running, "?id=0")
+    page.get_by_label("label of factor 2").fill("numbers of a list")
+    drawn = ET.fromstring(file_of(page, "save as an SVG picture"))
+    assert "numbers of a list" in "".join(drawn.itertext())
 
 
 @pytest.mark.browser

@@ -137,6 +137,8 @@ def test_a_chart_is_drawn_of_the_rows_and_kept_in_the_address(
     page.goto(f"{server.url}sql?run=1&chart={kind}&x=position&y=entropy&sql={quote(sql)}")
     expect(page.locator(marks).first).to_be_attached()
     expect(page.locator(".axis-name").first).to_have_text("position")
+    scale = page.locator(".chart").evaluate("one => one.getBoundingClientRect().width / one.viewBox.baseVal.width")
+    assert scale == pytest.approx(1, abs=0.01)  # texts are as large as the page's
 
 
 def test_a_chosen_chart_is_in_the_address(page: Page, server: Server) -> None:

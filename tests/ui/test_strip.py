@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from actlake.ui.modules import STATIC, drawing_css, drawing_module
+from downloads import file_of
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def base64_float32(values: np.ndarray) -> str:
@@ -268,6 +272,32 @@ def test_a_small_activation_never_reads_as_nothing(page: Page) -> None:
     expect(tip).to_contain_text("activation0.0000314159")
     page.locator(".histogram-plot").press("ArrowRight")
     expect(tip).to_contain_text("from−0.000025below0.00000320795")
+
+
+def test_a_picture_has_the_scale_the_ring_around_the_chosen_token_and_no_hint(page: Page) -> None:
+    draw(page, neuron(np.array([1.0, -2.0, 3.0])))
+    drawn = ET.fromstring(file_of(page, "save as an SVG picture"))
+    ink = page.locator(".strip").evaluate("one => getComputedStyle(one).color")
+    rings = [one for one in drawn.iter(f"{SVG}rect") if one.get("fill") == "none" and one.get("stroke") == ink]
+    assert [one.get("stroke-width") for one in rings] == ["1.5"]
+    at = page.locator(".token.chosen").evaluate(
+        "one => one.getBoundingClientRect().left - one.closest('.strip').getBoundingClientRect().left"
+    )
+    assert float(rings[0].attrib["x"]) == pytest.approx(at - 0.75, abs=0.01)
+    assert [len(one) for one in drawn.iter(f"{SVG}svg")][-1] == 48
+    draw(page, saliency(["a", "b"], 1))
+    assert "click an output to pin it" not in "".join(ET.fromstring(file_of(page, "save as an SVG picture")).itertext())
+
+
+def test_a_picture_that_is_too_large_for_a_browser_is_less_sharp(page: Page) -> None:
+    draw(page, saliency(["a", "b"] + 800 * ["\n"], 801))
+    height = page.locator(".strip").evaluate("one => one.scrollHeight")
+    assert height > 32768
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="save as a PNG picture").click()
+    header = Path(saved.value.path()).read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(header[20:24], "big") == 16384
 
 
 def contrast(background: str, ink: str) -> float:

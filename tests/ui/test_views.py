@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -194,6 +195,22 @@ def test_a_picture_is_saved_twice_as_wide_as_the_drawing(page: Page, server: Ser
     width = page.locator(".strip").evaluate("strip => Math.ceil(strip.getBoundingClientRect().width)")
     assert int.from_bytes(header[16:20], "big") == 2 * width
     assert download.value.suggested_filename == "generation-0-saliency.png"
+
+
+def test_a_picture_of_a_map_has_all_of_its_cells_and_leaves_the_page_as_it_was(page: Page, server: Server) -> None:
+    page.set_viewport_size({"width": 390, "height": 780})
+    show(page, server, "?id=0&view=layers")
+    page.locator(".grid").evaluate("one => one.scrollTo(100, 0)")
+    drawn = ET.fromstring(file_of(page, "save as an SVG picture"))
+    (cells,) = drawn.iter("{http://www.w3.org/2000/svg}image")
+    wide = 34 + 74 * len(COUNTING)
+    assert float(cells.attrib["width"]) == wide
+    assert float(drawn.attrib["width"]) > wide
+    png = base64.b64decode(cells.attrib["href"].removeprefix("data:image/png;base64,"))
+    assert int.from_bytes(png[16:20], "big") == 2 * wide
+    assert page.locator(".grid").evaluate("one => one.scrollLeft") == 100
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("canvas").evaluate("one => one.width") < 390
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -125,6 +125,7 @@ export function activations(element, data, {theme}) {
 
   return {
     element: strip,
+    settle: map.unfold,
     table: () => ({
       columns: ["position", "token", "layer", "neuron", "activation"],
       rows: positions.flatMap((position, row) => Array.from(neurons, (neuron, column) => [position, tokens.text[position], given.layer, neuron, at(row, column)])),

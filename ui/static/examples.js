@@ -1,7 +1,7 @@
 /** Examples: positions of generations, each with its whole context, coloured by one value a token on one scale. */
 
 import {button, exactText, floats, node, shortText} from "./base.js";
-import {level, palette, rgba} from "./colour.js";
+import {level, palette, ramp, rgba, signedRamp} from "./colour.js";
 import {pieces} from "./tokens.js";
 
 const FOLDED_BEYOND = 48;
@@ -20,14 +20,11 @@ export function signedScale(values, theme) {
     ceiling,
     paint: (value) => Number.isFinite(value) && ceiling > 0 ? (value < 0 ? cold : warm)[level(Math.abs(value), ceiling)] : clear,
     legend(name) {
-      const box = node("div", "legend"), ramp = node("span", "ramp");
-      const half = (colour, from, to) => `${rgba(colour, from)}, ${rgba(colour, to)}`;
-      ramp.style.background = below
-        ? `linear-gradient(to right, ${rgba(theme.negative, 1)}, ${rgba(theme.negative, 0)} 50%, ${rgba(theme.positive, 0)} 50%, ${rgba(theme.positive, 1)})`
-        : `linear-gradient(to right, ${half(theme.positive, 0, 1)})`;
-      ramp.setAttribute("role", "img");
-      ramp.setAttribute("aria-label", below ? "blue is below zero, orange above, zero is clear" : "the darker, the larger; zero is clear");
-      box.append(node("span", "legend-name", name), node("span", "", below ? shortText(-ceiling) : "0"), ramp, node("span", "", shortText(ceiling)));
+      const box = node("div", "legend");
+      const scale = below
+        ? signedRamp(theme, "blue is below zero, orange above, zero is clear")
+        : ramp((t) => rgba(theme.positive, t.toFixed(3)), "the darker, the larger; zero is clear");
+      box.append(node("span", "legend-name", name), node("span", "", below ? shortText(-ceiling) : "0"), scale, node("span", "", shortText(ceiling)));
       return box;
     },
   };

@@ -2,12 +2,15 @@
 
 import {node, whenEscaped} from "./base.js";
 import {rgb} from "./colour.js";
+import {sharpness} from "./picture.js";
 import {tooltip} from "./tokens.js";
+
+const MOST_UNFOLDED = 6000;
 
 /** A grid of `rows` × `columns` in `strip`. options: label, theme, labelWidth, headHeight, cellWidth, cellHeight, maxHeight,
  *  rowLabel(row), columnLabel(column) → text (or "" for none), paintCells(context, view) where view has first and last row and
  *  column and place(row, column) → [x, y, width, height], facts(row, column), over(row, column), press(row, column), leave(), release().
- *  Gives {element, canvas, draw(), size(cellWidth), reveal(row, column), mark(row, column)}. */
+ *  Gives {element, canvas, draw(), size(cellWidth), reveal(row, column), mark(row, column), unfold()}. */
 export function grid(strip, options) {
   const {rows, columns, theme, labelWidth, headHeight, cellHeight} = options;
   let cellWidth = options.cellWidth, active = null, marked = null, waiting = false, pointed = null, wanted = null;
@@ -107,12 +110,26 @@ export function grid(strip, options) {
     requestAnimationFrame(() => { waiting = false; draw(); });
   }
 
-  function draw() {
+  /** Draws all cells, of a large grid as many as a picture may have; gives what folds it again. */
+  function unfold() {
+    const [left, top, height, width] = [element.scrollLeft, element.scrollTop, element.style.maxHeight, strip.style.width];
+    const missing = Math.min(labelWidth + columns * cellWidth, MOST_UNFOLDED) - element.clientWidth;
+    element.style.maxHeight = `${MOST_UNFOLDED}px`;
+    if (missing > 0) strip.style.width = `${strip.offsetWidth + missing}px`;
+    draw(sharpness(element.clientWidth, element.clientHeight));
+    return () => {
+      element.style.maxHeight = height;
+      strip.style.width = width;
+      element.scrollTo(left, top);
+      draw();
+    };
+  }
+
+  function draw(ratio = window.devicePixelRatio || 1) {
     if (!element.isConnected) return;
     inner.style.width = `${labelWidth + columns * cellWidth}px`;
     inner.style.height = `${headHeight + rows * cellHeight}px`;
     const width = element.clientWidth, height = Math.min(element.clientHeight || Infinity, headHeight + rows * cellHeight);
-    const ratio = window.devicePixelRatio || 1;
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
@@ -193,6 +210,7 @@ export function grid(strip, options) {
     size(width) { cellWidth = width; element.scrollLeft = 0; draw(); },
     room: () => Math.max(50, element.clientWidth - labelWidth),
     reveal,
+    unfold,
     mark(row, column) { marked = row === null ? null : [row, column]; soon(); },
   };
 }

@@ -128,6 +128,7 @@ export function layers(element, data, {state, theme, onChange}) {
 
   return {
     element: strip,
+    settle: map.unfold,
     update(now) { pinned = cellOf(now.cell); show(); },
     table: () => ({
       columns: ["layer", "position", "token", "next_token", "rank", "probability", ...Array.from({length: k}, (_, i) => `top_${i + 1}`), ...Array.from({length: k}, (_, i) => `top_${i + 1}_probability`)],

@@ -180,7 +180,10 @@ export function render({model}) {
     });
     bar.append(kinds.parentElement, x.parentElement, y.parentElement, save);
     box.append(bar, place);
-    show();
+    let width = 0;
+    new ResizeObserver(() => {  // at first too: it is drawn when it is known how wide
+      if (box.clientWidth !== width) { width = box.clientWidth; show(); }
+    }).observe(box);
     return box;
   }
 

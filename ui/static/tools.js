@@ -4,7 +4,7 @@ import {button, node} from "./base.js";
 import {pngOf, svgOf} from "./picture.js";
 
 /** The bar that saves what `strip` shows as files that begin with `name`. Of a drawing: table() gives its numbers as {columns, rows};
- *  `more` has other tables by the names of what they hold; settle() finishes what is not drawn yet because it is out of sight. */
+ *  `more` has other tables by the names of what they hold; settle() draws what is not drawn because it is out of sight, and may give what undoes that. */
 export function tools(strip, name, {table, more = {}, settle}) {
   const bar = saving(...pictureButtons(strip, name, settle));
   if (table) bar.append(...dataButtons(name, table));
@@ -23,7 +23,11 @@ export function saving(...buttons) {
 
 /** Buttons that save what `element` shows as a picture. */
 export function pictureButtons(element, name, settle = () => {}) {
-  const picture = () => { settle(); return svgOf(element); };
+  const picture = () => {
+    const undo = settle(), svg = svgOf(element);
+    undo?.();
+    return svg;
+  };
   return [
     button("tool", "PNG", async () => save(`${name}.png`, await pngOf(picture())), "save as a PNG picture"),
     button("tool", "SVG", () => save(`${name}.svg`, new Blob([picture()], {type: "image/svg+xml"})), "save as an SVG picture"),
