@@ -23,10 +23,9 @@ from .address import CorpusAddress
 from .ask import asker_of
 from .ask_box import ask_box
 from .jobs import LIGHT
+from .modules import STATIC, joined
 from .page import address_bar, copy_as, html, page, problem
-from .strip import STATIC
 
-CORPUS_JS = STATIC / "corpus.js"
 CORPUS_CSS = STATIC / "corpus.css"
 PAGE_SIZE = 25
 SHOWN_CHARACTERS = 240
@@ -94,7 +93,7 @@ class Listing(JSComponent):
     asked = param.String(default="")
     typing = param.String(default="")
 
-    _esm = CORPUS_JS
+    _esm = joined("corpus")
     _stylesheets: ClassVar[list[str]] = [CORPUS_CSS.read_text(encoding="utf-8")]
 
     def __init__(self, **params: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from actlake.ui import Server, serve
 from actlake.ui.address import CorpusAddress
 from actlake.ui.corpus import listed
+from downloads import csv_rows, file_of
 from playwright.sync_api import Page, expect
 from test_listing import texts_store
 
@@ -132,6 +134,21 @@ def test_what_is_copied_gives_the_rows_that_are_shown(page: Page, corpus: Server
     exec(python, names)
     assert names["found"].rows["generation_id"].tolist() == wanted  # type: ignore[attr-defined]
     assert [row[0] for row in names["store"].sql(sql).fetchall()] == wanted
+
+
+def test_the_rows_that_are_shown_are_saved_as_csv_and_json(page: Page, corpus: Server) -> None:
+    page.goto(f"{corpus.url}?run=1&sort=prompt&descending=1&page=2")
+    expect(page.locator(".listed").first).to_be_visible()
+    told = csv_rows(file_of(page, "save the rows of this page as CSV"))
+    assert [row["generation_id"] for row in told] == shown(page)
+    wanted = page.locator("td.of-prompt").all_text_contents()
+    assert [row["prompt"] for row in told] == wanted
+    assert {row["completion"] for row in told} == {"red\nblue", "green"}
+    as_json = json.loads(file_of(page, "save the rows of this page as JSON"))
+    assert [row["n_prompt_tokens"] for row in as_json] == [int(row["n_prompt_tokens"]) for row in told]
+    page.get_by_placeholder("Search").fill("no such text")
+    expect(page.get_by_text("No generation is like that")).to_be_visible()
+    expect(page.get_by_role("button", name="save the rows of this page as CSV")).to_be_hidden()
 
 
 def test_a_bad_corpus_address_is_one_clear_line(page: Page, corpus: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from actlake.ui.modules import STATIC, VIEWS, drawing_module, joined
 
 
@@ -20,8 +21,9 @@ def test_nothing_is_imported_from_anywhere() -> None:
     assert not re.search(r"^\s*import\b|\bimport\(|https?://(?!www\.w3\.org)", drawing_module(), re.MULTILINE)
 
 
-def test_no_name_is_said_by_two_parts() -> None:
-    names = re.findall(r"^(?:export )?(?:async )?(?:function|const|let|class) (\w+)", drawing_module(), re.MULTILINE)
+@pytest.mark.parametrize("parts", [(*VIEWS, "draw"), ("corpus",), ("sql",), ("ask",)])
+def test_no_name_is_said_by_two_parts(parts: tuple[str, ...]) -> None:
+    names = re.findall(r"^(?:export )?(?:async )?(?:function|const|let|class) (\w+)", joined(*parts), re.MULTILINE)
     assert len(names) == len(set(names))
 
 

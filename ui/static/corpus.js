@@ -1,5 +1,8 @@
-/* The corpus: a search, filters, and one page of generations as a table of links. A plain ES module without dependencies; every
- * text is set by textContent or value, never as markup.
+import {node} from "./base.js";
+import {dataButtons, saving} from "./tools.js";
+
+/* The corpus: a search, filters, and one page of generations as a table of links. Every text is set by textContent or value, never
+ * as markup.
  *
  * model.payload  JSON, "" while nothing has come: {n, page, pages, rows, runs: [[id, label]], values: {key: [[value, count]]}, asked,
  *                message} ; asked is what the page shows: {search, run, metadata: [[key, value]], sort, descending, page}
@@ -17,18 +20,20 @@ export function render({model}) {
   const element = node("div", "corpus");
   const bar = node("div", "bar");
   const search = field("search", "Search prompts, completions, models and metadata");
-  const run = choice("run");
-  const key = choice("metadata");
-  const value = choice("value of the metadata");
+  const run = picker("run");
+  const key = picker("metadata");
+  const value = picker("value of the metadata");
   const random = node("a", "random", "Random");
   const chips = node("div", "chips");
   const count = node("p", "count");
   count.setAttribute("role", "status");
   const table = node("div", "rows");
-  const pager = node("nav", "pager");
+  const foot = node("div", "foot"), save = saving(...dataButtons("generations", shownRows, "rows of this page")), pager = node("nav", "pager");
+  save.hidden = true;
   pager.setAttribute("aria-label", "pages of the table");
   bar.append(search, run, key, value, random);
-  element.append(bar, chips, count, table, pager);
+  foot.append(save, pager);
+  element.append(bar, chips, count, table, foot);
 
   let data = null, asked = null, pause = 0;
 
@@ -87,6 +92,7 @@ export function render({model}) {
     random.hidden = !data.n;
     count.textContent = data.message;
     table.replaceChildren(data.problem ? problem(data.problem) : data.rows.length ? rows() : nothing());
+    save.hidden = !data.rows.length;
     drawPager();
   }
 
@@ -121,6 +127,11 @@ export function render({model}) {
     }
     whole.append(head, body);
     return whole;
+  }
+
+  function shownRows() {
+    const columns = COLUMNS.map(([name]) => name);
+    return {columns, rows: data.rows.map((row) => columns.map((name) => row[name]))};
   }
 
   function nothing() {
@@ -167,13 +178,6 @@ export function render({model}) {
 
 export default {render};
 
-function node(tag, className = "", text = "") {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  return made;
-}
-
 function field(type, label) {
   const made = node("input");
   made.type = type;
@@ -183,7 +187,7 @@ function field(type, label) {
   return made;
 }
 
-function choice(label) {
+function picker(label) {
   const made = node("select");
   made.setAttribute("aria-label", label);
   made.hidden = true;
