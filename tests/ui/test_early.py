@@ -10,6 +10,7 @@ from typing import Any
 
 import actlake
 import numpy as np
+import pytest
 from actlake.ui import Server, serve
 from actlake.ui.early import Early, drawing_script, head
 from markupsafe import Markup
@@ -20,6 +21,33 @@ const attach = Element.prototype.attachShadow;
 Element.prototype.attachShadow = function (options) { return attach.call(this, {...options, mode: "open"}); };
 """
 NO_SESSION = "window.WebSocket = class { constructor() { this.readyState = 0; } close() {} };"
+
+
+PRESS = (
+    """const press = (name) => [...root.querySelectorAll("button")].find((one) => one.textContent === name).click();"""
+)
+TYPE = """const type = (label, text) => {
+  const field = root.querySelector(`[aria-label="${label}"]`);
+  field.focus();
+  field.value = text;
+  field.dispatchEvent(new Event("input"));
+  return field; };"""
+
+
+@pytest.fixture
+def factors(tmp_path: Path, write_store: Callable[..., actlake.Store]) -> actlake.Store:
+    """A store with a saved factorization, whose factors have another order by stability than by number."""
+    store = write_store(tmp_path, *([([f"w{i}", " goes", " on", "."], 2) for i in range(7)]))
+    store.save(store.factors(4, reruns=1))
+    return store
+
+
+def opened_after(page: Page, address: str, function: str) -> None:
+    """Opens a page whose session waits until this has been done in its early part."""
+    page.add_init_script(OPEN_ROOTS)
+    page.route("**/panel/panel.min.js*", lambda route: (in_early(page, function), route.continue_()))
+    page.goto(address)
+    expect(page.locator("#early")).to_have_count(0)
 
 
 def in_early(page: Page, function: str) -> Any:
@@ -60,13 +88,57 @@ def test_tokens_are_drawn_and_alive_without_a_session(page: Page, server: Server
 
 
 def test_what_is_pinned_before_the_session_is_pinned_after(page: Page, server: Server) -> None:
-    page.add_init_script(OPEN_ROOTS)
     click = "(root) => root.querySelector('.token[data-position=\"10\"]').click()"
-    page.route("**/panel/panel.min.js*", lambda route: (in_early(page, click), route.continue_()))
-    page.goto(f"{server.url}generation?id=0")
-    expect(page.locator("#early")).to_have_count(0)
+    opened_after(page, f"{server.url}generation?id=0", click)
     expect(page.locator(".token[data-position='10']")).to_have_class(re.compile("pinned"))
     page.wait_for_url("**output=10**")
+
+
+def test_what_is_chosen_of_a_neuron_before_the_session_is_drawn_after(page: Page, server: Server) -> None:
+    heights = "bars => bars.map((bar) => bar.getAttribute('height'))"
+    address = f"{server.url}neuron?layer=1&neuron=3"
+    page.goto(f"{address}&log=1&whole=1")
+    expect(page.locator("#early")).to_have_count(0)
+    wanted = page.locator(".histogram-plot rect").evaluate_all(heights)
+    opened_after(page, address, f"(root) => {{ {PRESS} press('log'); press('whole contexts'); }}")
+    page.wait_for_url("**log=1&whole=1")
+    for name in ("log", "whole contexts"):
+        expect(page.get_by_role("button", name=name, exact=True)).to_have_attribute("aria-pressed", "true")
+    assert page.locator(".histogram-plot rect").evaluate_all(heights) == wanted
+
+
+def test_what_is_chosen_and_named_of_factors_before_the_session_is_there_after(
+    page: Page, factors: actlake.Store
+) -> None:
+    stability = factors.factorization(0).stability
+    assert stability is not None
+    with serve(factors, port=0, block=False) as running:
+        do = "type('label of factor 1', 'ends').blur(); press('by stability'); press('whole contexts');"
+        opened_after(page, f"{running.url}factors?id=0", f"(root) => {{ {PRESS} {TYPE} {do} }}")
+        page.wait_for_url("**sort=stability&whole=1")
+        for name in ("by stability", "whole contexts"):
+            expect(page.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
+        order = [int(number) for number in page.locator(".spark-number").all_text_contents()]
+        assert order == np.argsort(-stability, kind="stable").tolist() != [0, 1, 2, 3]
+        expect(page.get_by_label("label of factor 1")).to_have_value("ends")
+        expect(page.get_by_text("label saved")).to_be_visible()
+    assert factors.refresh().labels()["label"].tolist() == ["ends"]
+
+
+def test_a_label_that_is_being_typed_when_the_session_comes_goes_on_in_its_box(
+    page: Page, factors: actlake.Store
+) -> None:
+    with serve(factors, port=0, block=False) as running:
+        do = f"(root) => {{ {TYPE} type('label of factor 2', 'half '); }}"
+        opened_after(page, f"{running.url}factors?id=0", do)
+        expect(page.get_by_label("label of factor 2")).to_be_focused()
+        page.keyboard.press("End")
+        page.keyboard.type("a name")
+        assert factors.refresh().labels().empty
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("label saved")).to_be_visible()
+        expect(page.get_by_label("label of factor 2")).to_have_value("half a name")
+    assert factors.refresh().labels()["label"].tolist() == ["half a name"]
 
 
 def test_the_late_part_stands_where_the_early_one_stood(page: Page, server: Server) -> None:

@@ -7,29 +7,27 @@ import {tooltip} from "./tokens.js";
 
 /** data.factorization: {base, cards: [{factor, explained, stability, label, examples, contexts, neurons: [{layer, neuron, weight}]}]};
  *  null where explained share or stability are not known. state: sort ("factor", "explained" or "stability"), whole, label
- *  ({factor, text}, when a label was changed). */
+ *  ({factor, text}, when a label was changed), draft (the same of one that is being typed, else null). */
 export function factorization(element, data, {state, theme, onChange}) {
   const {cards, base} = data.factorization;
   const strip = node("div", "strip strip-factorization");
   const tip = tooltip(strip);
-  let whole = Boolean(state.whole), sort = state.sort ?? "factor";
+  let whole = Boolean(state.whole), sort = state.sort ?? "factor", draft = state.draft ?? null;
   const bar = node("div", "bar"), list = node("div", "cards");
   const orders = [["by number", "factor"]];
   if (cards.some((card) => card.explained !== null)) orders.push(["by share", "explained"]);
   if (cards.some((card) => card.stability !== null)) orders.push(["by stability", "stability"]);
-  const order = choice("order of the factors", orders, sort, (now) => { sort = now; order.set(now); fill(); onChange({sort}); });
-  const forms = choice("contexts", [["around the token", false], ["whole contexts", true]], whole, (on) => {
-    whole = on;
-    forms.set(on);
-    fill();
-    onChange({whole});
-  });
+  const order = choice("order of the factors", orders, sort, (now) => { show(now, whole); onChange({sort}); });
+  const forms = choice("contexts", [["around the token", false], ["whole contexts", true]], whole, (on) => { show(sort, on); onChange({whole}); });
   bar.append(order.element, forms.element);
   strip.prepend(bar, list);
   element.replaceChildren(strip);
-  fill();
+  show(sort, whole);
 
-  function fill() {
+  function show(by, on) {
+    [sort, whole] = [by, on];
+    order.set(sort);
+    forms.set(whole);
     const sorted = [...cards].sort((a, b) => sort === "factor" ? a.factor - b.factor : (b[sort] ?? -1) - (a[sort] ?? -1));
     list.replaceChildren(...sorted.map(card));
   }
@@ -62,12 +60,26 @@ export function factorization(element, data, {state, theme, onChange}) {
   /** Where there is an app, a label can be changed; elsewhere it is read. */
   function labelOf(one) {
     if (base === null) return one.label ? [node("b", "card-name", one.label)] : [];
-    const label = node("input", "card-label");
-    label.value = one.label;
+    const label = node("input", "card-label"), isTyped = draft?.factor === one.factor;
+    label.value = isTyped ? draft.text : one.label;
     label.placeholder = "label, for everybody";
     label.setAttribute("aria-label", `label of factor ${one.factor}`);
-    label.addEventListener("change", () => { one.label = label.value; onChange({label: {factor: one.factor, text: label.value}}); });
+    label.addEventListener("input", () => {
+      draft = {factor: one.factor, text: label.value};
+      onChange({draft});
+    });
+    label.addEventListener("blur", () => keep(one, label.value));
+    label.addEventListener("keydown", (event) => { if (event.key === "Enter") keep(one, label.value); });
+    if (isTyped) requestAnimationFrame(() => label.focus());  // it may not be on the page yet
     return [label];
+  }
+
+  function keep(one, text) {
+    if (draft === null) return;
+    draft = null;
+    const label = text === one.label ? {} : {label: {factor: one.factor, text}};
+    one.label = text;
+    onChange({...label, draft});
   }
 
   function fact(name, value) {
@@ -89,6 +101,10 @@ export function factorization(element, data, {state, theme, onChange}) {
         rows: cards.flatMap(({factor, neurons}) => neurons.map(({layer, neuron, weight}) => [factor, layer, neuron, weight])),
       }),
     },
-    update() {},
+    update(now) {
+      draft = now.draft ?? null;
+      if (now.label) for (const one of cards) if (one.factor === now.label.factor) one.label = now.label.text;
+      show(now.sort ?? "factor", Boolean(now.whole));
+    },
   };
 }

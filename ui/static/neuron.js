@@ -13,20 +13,17 @@ export function neuron(element, data, {state, theme, onChange}) {
   const {stats, sections, contexts, base} = data.neuron;
   const strip = node("div", "strip strip-neuron");
   const tip = tooltip(strip);
-  let whole = Boolean(state.whole), scale = null;
+  let whole = Boolean(state.whole), scale = null, bars = null;
 
   const top = node("div", "neuron-top");
   top.append(facts());
-  if (stats.n > 0) top.append(histogram(data.neuron.histogram, {theme, tip, log: Boolean(state.log), onLog: (log) => onChange({log})}).element);
-  else top.append(node("p", "section-note", "No token is selected: there is nothing that the filters leave."));
+  if (stats.n > 0) {
+    bars = histogram(data.neuron.histogram, {theme, tip, log: Boolean(state.log), onLog: (log) => onChange({log})});
+    top.append(bars.element);
+  } else top.append(node("p", "section-note", "No token is selected: there is nothing that the filters leave."));
   const bar = node("div", "bar");
   scale = signedScale(shownValues(), theme);
-  const forms = choice("contexts", [["around the token", false], ["whole contexts", true]], whole, (on) => {
-    whole = on;
-    forms.set(on);
-    fill();
-    onChange({whole});
-  });
+  const forms = choice("contexts", [["around the token", false], ["whole contexts", true]], whole, (on) => { unfold(on); onChange({whole}); });
   bar.append(scale.legend("activation"), forms.element);
   const main = node("div", "example-sections");
   strip.prepend(top, bar, main);
@@ -49,6 +46,12 @@ export function neuron(element, data, {state, theme, onChange}) {
 
   function* shownValues() {
     for (const context of Object.values(contexts)) yield* (context.decoded ??= floats(context.values));
+  }
+
+  function unfold(on) {
+    whole = on;
+    forms.set(on);
+    fill();
   }
 
   function fill() {
@@ -83,6 +86,9 @@ export function neuron(element, data, {state, theme, onChange}) {
     element: strip,
     table: examplesTable,
     more: {histogram: histogramTable, statistics: () => ({columns: Object.keys(stats), rows: [Object.values(stats)]})},
-    update(now) { if (Boolean(now.whole) !== whole) { whole = Boolean(now.whole); forms.set(whole); fill(); } },
+    update(now) {
+      bars?.log(Boolean(now.log));
+      if (Boolean(now.whole) !== whole) unfold(Boolean(now.whole));
+    },
   };
 }

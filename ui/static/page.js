@@ -50,7 +50,7 @@ async function copy(button) {
 }
 
 // A page comes in two pieces. The early one is drawn in a shadow root of its own; the late one, Panel's, takes its place when it is
-// drawn, and takes over what was pinned meanwhile (`early.state`).
+// drawn, and takes over what was pinned, chosen and typed meanwhile (`early.state`).
 const early = {state: {}, drawing: null};
 
 function showEarly() {
