@@ -28,7 +28,7 @@ from .neuron import SIGNS, Neuron, Sign
 from .nmf import NMF
 from .provenance import Provenance
 from .saliency import METHODS, Groups, Method, SaliencyMatrix, saliency_matrix
-from .sandbox import QueryResult, rows_of
+from .sandbox import QueryResult
 from .saved_factors import SavedFactors, saved_factors, top_tokens_sql
 from .selection import token_condition
 from .words import BYS, By
@@ -80,7 +80,6 @@ __all__ = [
     "examples",
     "factorize",
     "find_generations_sql",
-    "rows_of",
     "runs_with_generations",
     "saliency_matrix",
     "saved_factors",

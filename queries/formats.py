@@ -1,16 +1,15 @@
 """Rows of a query as text or as a file: a table to read, CSV, JSON lines, Parquet, Arrow. Rows are written as they come."""
 
-import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal
 from typing import IO, Any, Literal, get_args
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .sandbox import QueryResult, rows_of
+from .lines import LineForm, csv_line, line_batches, rows_of
+from .sandbox import QueryResult
 
 Format = Literal["table", "csv", "json", "parquet", "arrow"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -26,7 +25,10 @@ def write_rows(rows: QueryResult | duckdb.DuckDBPyRelation, output: IO[bytes], h
 
     Raises what reading the rows raises.
     """
-    _WRITERS[how](rows.to_arrow_reader(_BATCH), output)
+    if how == "csv" or how == "json":
+        _write_lines(rows, output, how)
+    else:
+        _WRITERS[how](rows.to_arrow_reader(_BATCH), output)
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -71,22 +73,12 @@ def _write_table(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
         output.write(f"(the first {TABLE_ROWS} rows; --format csv, json or parquet gives all)\n".encode())
 
 
-def _write_csv(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
-    writer = csv.writer(_Encoded(output), lineterminator="\n")
-    writer.writerow(reader.schema.names)
-    for batch in reader:
-        writer.writerows(
-            [json.dumps(value, default=_json) if isinstance(value, list | dict) else value for value in row]
-            for row in rows_of(batch)
-        )
-
-
-def _write_json(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
-    names = reader.schema.names
-    for batch in reader:
-        for row in rows_of(batch):
-            line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=_json)
-            output.write(f"{line}\n".encode())
+def _write_lines(rows: QueryResult | duckdb.DuckDBPyRelation, output: IO[bytes], form: LineForm) -> None:
+    batches = rows.lines(form) if isinstance(rows, QueryResult) else line_batches(rows.to_arrow_reader(_BATCH), form)
+    if form == "csv":
+        output.write(csv_line(rows.columns))
+    for batch in batches:
+        output.writelines(batch[0].to_pylist())
 
 
 def _write_parquet(reader: pa.RecordBatchReader, output: IO[bytes]) -> None:
@@ -113,24 +105,8 @@ def _row_groups(reader: pa.RecordBatchReader) -> Iterator[list[pa.RecordBatch]]:
         yield held
 
 
-def _json(value: Any) -> Any:
-    return int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else str(value)
-
-
-class _Encoded:
-    """A binary file as the text file that the csv module wants."""
-
-    def __init__(self, output: IO[bytes]) -> None:
-        self._output = output
-
-    def write(self, text: str) -> int:
-        return self._output.write(text.encode())
-
-
 _WRITERS: dict[Format, Callable[[pa.RecordBatchReader, IO[bytes]], None]] = {
     "table": _write_table,
-    "csv": _write_csv,
-    "json": _write_json,
     "parquet": _write_parquet,
     "arrow": _write_arrow,
 }

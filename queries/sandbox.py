@@ -1,8 +1,9 @@
 """SQL that someone else wrote: each query in a process of its own, which reads the store, answers and is gone.
 
 DuckDB's settings alone bound neither what one function allocates nor how long one fetch takes, so what stops a query is
-the end of its process. Rows come through a socket as an Arrow stream, the request and errors as lines of JSON; nothing
-is unpickled. `sandbox_child.py` is the other end.
+the end of its process. Rows come through a socket as an Arrow stream, as they are or as lines of text that the process
+made of them; the request, the form that is wanted and errors are lines of JSON; nothing is unpickled.
+`sandbox_child.py` is the other end.
 """
 
 import json
@@ -37,6 +38,7 @@ from ..errors import (
 from ..store.location import Location
 from ..store.log import Snapshot
 from .limits import Limits
+from .lines import LineForm, rows_of
 from .neurons import Some
 
 if TYPE_CHECKING:
@@ -146,6 +148,10 @@ class QueryResult:
         _, batches = self._stream()
         yield from batches
 
+    def lines(self, form: LineForm) -> Iterator[pa.RecordBatch]:
+        """The rows as `line_batches` gives them, made by the query's process, within its memory."""
+        return self._stream(form)[1]
+
     def to_arrow_reader(self, batch_size: int = 0) -> pa.RecordBatchReader:
         """The rows as a stream; `batch_size`, as a DuckDB relation has it, is at most what comes at a time anyway."""
         return pa.RecordBatchReader.from_batches(*self._stream())
@@ -190,11 +196,12 @@ class QueryResult:
             kept.append(batch)
         return schema, kept
 
-    def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def _stream(self, form: LineForm | None = None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         if self._was_read:
             raise QueryError("these rows were read already, and are kept nowhere; ask again")
         self._was_read = True
         with self._explained():
+            self._child.send(json.dumps({"form": form}))
             self._line()
             reader = ipc.open_stream(self._child.answers)
         return reader.schema, self._batches(reader)
@@ -239,7 +246,7 @@ class QueryResult:
 
 
 class _Child:
-    """A started process that waits for its one request."""
+    """A started process that waits for its one request, and then for the form in which its rows are wanted."""
 
     def __init__(self, location: Location, document: bytes) -> None:
         self._reason: ActlakeError | None = None
@@ -301,18 +308,6 @@ def store_document(
     uri = location.root if location.is_local else location.uri
     said = {"uri": uri, "partly_indexed": partly_indexed, "some_neurons": some_neurons}
     return json.dumps(said).encode() + b"\n" + snapshot.checkpoint()
-
-
-def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    """The rows of a batch as Python values; a HUGEINT, which Arrow holds as a decimal without places, is an int."""
-    return zip(*map(_values, batch.columns), strict=True)
-
-
-def _values(column: pa.Array) -> list[Any]:
-    values = column.to_pylist()
-    if pa.types.is_decimal(column.type) and column.type.scale == 0:
-        return [None if value is None else int(value) for value in values]
-    return values
 
 
 def _end(process: "subprocess.Popen[bytes]", *files: socket.socket | IO[bytes] | FileIO) -> None:

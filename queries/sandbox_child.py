@@ -11,8 +11,11 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
+from zoneinfo import TZPATH
 
 import duckdb
 import fsspec
@@ -27,6 +30,7 @@ from .confine import landlock, limit_files_and_dumps, limit_memory_and_time
 from .connection import Database, check_reads_only, empty_files
 from .files import PROTOCOL, StoreFiles
 from .limits import Limits
+from .lines import LINES, LineForm, line_batches
 from .messages import query_error, says_of_no_file
 from .plan import scans_of
 
@@ -37,6 +41,9 @@ _DUCKDB_SHARE = 0.75  # of the memory; the rest is for what DuckDB does not coun
 _GRACE_S = 5.0  # the parent is the one that stops a query in time; these stop it when the parent cannot
 _SYSTEM_FILES = ("/proc/self/cgroup", "/sys/fs/cgroup")  # DuckDB looks how much memory there is
 _REMOTE_FILES = ("/etc", "/usr", "/lib", "/lib64", "/proc/self", "/dev/urandom", "~/.aws", "~/.config/gcloud")
+
+
+Form = SimpleQueue[LineForm | None]
 
 
 def main(channel_fd: int) -> None:
@@ -55,14 +62,15 @@ def main(channel_fd: int) -> None:
         request = json.loads(requests.readline() or "null")
         if request is None:  # a spare that nobody needs any more
             return
-        threading.Thread(target=_end_with, args=(requests,), daemon=True).start()
+        form: Form = SimpleQueue()
+        threading.Thread(target=_listen, args=(requests, form), daemon=True).start()
         limits = Limits(**request["limits"])
         with channel.makefile("wb") as output:
             try:
                 if problem:
                     raise problem
                 lock(database.opened(), limits)
-                answer(database, request["query"], request["params"], output)
+                answer(database, request["query"], request["params"], form, output)
                 _say(output)
             except Exception as error:
                 if says_of_no_file(error):
@@ -83,7 +91,7 @@ def confine(location: Location) -> None:
     """Leave this process the store's files to read, and what its libraries need."""
     limit_files_and_dumps()
     folders = [Path(module.__file__ or "").parent for module in (os, duckdb, pa, fsspec)]
-    readable = [*map(str, folders), str(Path(__file__).parent), *_SYSTEM_FILES]
+    readable = [*map(str, folders), str(Path(__file__).parent), *_SYSTEM_FILES, *TZPATH]
     if location.is_local:
         readable.append(location.root)
     else:
@@ -115,16 +123,24 @@ def answer(
     database: Database,
     query: str,
     params: Sequence[Any] | Mapping[str, Any] | None,
+    form: Form,
     output: IO[bytes],
 ) -> None:
-    """Write a line with the columns, a line when the rows begin, and the rows as an Arrow stream, as they come."""
+    """Write a line with the columns, a line when the rows begin, and the rows as an Arrow stream, as they come.
+
+    They begin when it is known in what form they are wanted: as they are, or as lines of text.
+    """
     check_reads_only(database.opened().cursor(), query)
     relation = database.sql(query, params)
     _say(output, columns=relation.columns, types=[str(kind) for kind in relation.types])
+    wanted = form.get()
     reader = relation.to_arrow_reader(BATCH_ROWS)
+    if wanted:
+        _look_for_pandas()
+    schema, batches = (LINES, line_batches(reader, wanted)) if wanted else (reader.schema, reader)
     _say(output)
-    with ipc.new_stream(output, reader.schema) as stream:
-        for batch in reader:
+    with ipc.new_stream(output, schema) as stream:
+        for batch in batches:
             stream.write_batch(batch)
             output.flush()
 
@@ -161,7 +177,15 @@ def _say(output: IO[bytes], **body: Any) -> None:
     output.flush()
 
 
-def _end_with(requests: IO[bytes]) -> None:
-    """End when the parent's end of the socket closes: it is gone, or wants no more rows."""
-    requests.read(1)
+def _look_for_pandas() -> None:
+    """Have pyarrow do what it does once, at the first timestamp: it looks for pandas, which cannot be read here."""
+    with suppress(OSError):
+        pa.scalar(0, pa.timestamp("ns")).as_py()
+
+
+def _listen(requests: IO[bytes], form: Form) -> None:
+    """Take the form of the rows, and end when the parent's end of the socket closes: it is gone, or wants no more rows."""
+    if line := requests.readline():
+        form.put(json.loads(line)["form"])
+        requests.read(1)
     os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import actlake
 import duckdb
@@ -33,7 +34,7 @@ from actlake.errors import (
     QueryError,
     QueryStopped,
 )
-from actlake.queries import Limits, confine, sandbox
+from actlake.queries import Limits, confine, sandbox, write_rows
 from actlake.queries.connection import Database, empty_files
 from actlake.queries.files import StoreFiles
 from actlake.queries.sandbox_child import lock_settings
@@ -186,6 +187,30 @@ READS = [
     "create secret s (type s3, key_id 'a', secret 'b')",
 ]
 LISTS = ["from glob('/etc/*')", "from glob('{out}/*')", "from glob('actlake://*')", "from glob('actlake://**')"]
+TEXTS = [  # of a value: in CSV, in JSON
+    ("1.0::float", "1.0", "1.0"),
+    ("'nan'::double", "nan", "NaN"),
+    ("null", "", "null"),
+    ("true", "True", "true"),
+    ("170141183460469231731687303715884105727", *2 * ["170141183460469231731687303715884105727"]),
+    ("1.50::decimal(9, 2)", "1.50", '"1.50"'),
+    ("[1.5::decimal(4, 1)]", '"[""1.5""]"', '["1.5"]'),
+    ("'é,\"\n'", '"é,""\n"', '"é,\\"\\n"'),
+    ("'b'::enum('a', 'b')", "b", '"b"'),
+    ("date '2024-02-29'", "2024-02-29", '"2024-02-29"'),
+    ("timestamptz '2024-01-01 00:00:00+00'", "2024-01-01 00:00:00+00:00", '"2024-01-01 00:00:00+00:00"'),
+    (
+        "timestamp_ns '1924-01-01 00:00:00.123456789'",
+        "1924-01-01 00:00:00.123456789",
+        '"1924-01-01 00:00:00.123456789"',
+    ),
+    ("timestamp_ns '2024-01-01 00:00:00'", "2024-01-01 00:00:00", '"2024-01-01 00:00:00"'),
+    ("{'a': 1, 'b': ['x']}", '"{""a"": 1, ""b"": [""x""]}"', '{"a": 1, "b": ["x"]}'),
+    ("map {'k': 1}", '"[[""k"", 1]]"', '[["k", 1]]'),
+]
+ENUM_BOMB = (
+    "from query('select '''||repeat('x',4000000)||'''::enum('''||repeat('x',4000000)||''') as e from range(100)')"
+)
 SETTINGS = [
     "set threads = 1",
     "reset threads",
@@ -450,6 +475,36 @@ print(json.dumps({{"said": said, "seconds": time.perf_counter() - start, "peak":
         assert result["seconds"] < 30
         assert result["peak"] < 2**30 + 150 * 2**20  # the libraries' own pages are shared
 
+    @LINUX
+    @pytest.mark.parametrize(
+        "query",
+        [
+            ENUM_BOMB,
+            "select list({'a': 1::tinyint}) as a from range(4000000)",
+        ],
+    )
+    def test_rows_that_grow_as_python_values_do_so_in_the_querys_process(self, folder: Path, query: str) -> None:
+        script = f"""
+import os, actlake
+from actlake.errors import ActlakeError
+from actlake.queries import Limits, write_rows
+from actlake.ui.query import Query
+def peak():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) >> 10
+store = actlake.open({str(folder)!r})
+before = peak()
+Query(store, {query!r}).payload()
+for how in ("csv", "json"):
+    with open(os.devnull, "wb") as output, store.read_sql({query!r}, limits=Limits(2**30, seconds=10)) as rows:
+        try:
+            write_rows(rows, output, how)
+        except ActlakeError:
+            pass
+print(peak() - before)
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert int(done.stdout) < 200  # MiB
+
     @pytest.mark.parametrize(
         "query",
         [
@@ -559,6 +614,26 @@ class TestAnswers:
         table = store.read_sql("from activation_vectors order by all").to_arrow_table()
         assert table.equals(store.sql("from activation_vectors order by all").to_arrow_table())
         assert store.read_sql("select 1 as a").df()["a"].tolist() == [1]
+
+    @pytest.mark.parametrize("how", ["csv", "json"])
+    def test_values_have_their_text_in_a_process_without_pandas_and_numpy(
+        self, store: actlake.Store, how: Literal["csv", "json"]
+    ) -> None:
+        query = f"select {', '.join(f'{value} as c{i}' for i, (value, _, _) in enumerate(TEXTS))}"
+        for rows in (store.read_sql, store.sql):
+            written = io.BytesIO()
+            write_rows(rows(query), written, how)
+            if how == "csv":
+                assert written.getvalue().decode().endswith("\n" + ",".join(text for _, text, _ in TEXTS) + "\n")
+            else:
+                texts = ", ".join(f'"c{i}": {text}' for i, (_, _, text) in enumerate(TEXTS))
+                assert written.getvalue().decode() == f"{{{texts}}}\n"
+
+    def test_a_value_that_python_has_none_of_is_one_line(self, store: actlake.Store) -> None:
+        for query in ("select date 'infinity'", "select [timestamp_ns '2024-01-01 00:00:00.123456789']"):
+            with pytest.raises(QueryError, match="is none of Python's") as caught:
+                write_rows(store.read_sql(query), io.BytesIO(), "csv")
+            assert len(str(caught.value).splitlines()) == 1
 
     def test_rows_come_while_the_query_runs(self, store: actlake.Store) -> None:
         with store.read_sql("from range(1000000000)") as rows:

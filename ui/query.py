@@ -1,23 +1,18 @@
 """One person's query for a page: run in the sandbox, stopped from any thread, its rows as JSON can say them."""
 
 import json
-import math
 import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from decimal import Decimal
 from typing import Any
 from weakref import WeakSet
 
 from ..errors import ActlakeError, QueryCancelled, QueryError
-from ..queries import Limits, QueryResult, Store, rows_of
+from ..queries import Limits, QueryResult, Store
 
 SHOWN_ROWS = 1000
 SHOWN_BYTES = 4 * 2**20
-CELL_CHARACTERS = 1000
-SAFE_INTEGER = 2**53 - 1
-"""The greatest whole number that a browser holds exactly."""
 
 LIMITS = Limits(rows=1_000_000, seconds=60, memory_bytes=2**30)
 
@@ -84,35 +79,13 @@ def _first_rows(result: QueryResult) -> tuple[list[list[Any]], bool]:
     """Rows that a page can hold, and whether these are all."""
     rows: list[list[Any]] = []
     size = 0
-    for batch in result:
-        for row in rows_of(batch):
+    for batch in result.lines("cells"):
+        for line in batch[0].to_pylist():
             if len(rows) == SHOWN_ROWS or size > SHOWN_BYTES:
                 return rows, False
-            rows.append([_plain(value) for value in row])
+            rows.append(json.loads(line))
             size += sum(len(value) if isinstance(value, str) else 8 for value in rows[-1])
     return rows, True
-
-
-def _plain(value: Any) -> str | float | int | bool | None:
-    """A value as a cell has it: numbers that a browser holds exactly, everything else as text."""
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return value if abs(value) <= SAFE_INTEGER else str(value)
-    if isinstance(value, Decimal):
-        value = float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    text = (
-        value
-        if isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False, default=str)
-        if isinstance(value, list | dict)
-        else str(value)
-    )
-    return text if len(text) <= CELL_CHARACTERS else f"{text[:CELL_CHARACTERS]}…"
 
 
 def tables_of(store: Store) -> list[dict[str, Any]]:
