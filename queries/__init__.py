@@ -23,6 +23,7 @@ from .formats import FORMATS, Format, shown, table_text, write_rows
 from .generation import Generation
 from .heat_map import NEURON_ORDERS, HeatMap, NeuronOrder
 from .limits import Limits
+from .lines import cut
 from .listing import ORDERS, Found, Order, find_generations_sql, runs_with_generations
 from .neuron import SIGNS, Neuron, Sign
 from .nmf import NMF
@@ -77,6 +78,7 @@ __all__ = [
     "ViewName",
     "Which",
     "catalog_text",
+    "cut",
     "examples",
     "factorize",
     "find_generations_sql",

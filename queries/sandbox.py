@@ -60,6 +60,7 @@ for name in ("actlake", "actlake.store", "actlake.queries"):
 from actlake.queries import sandbox_child
 sandbox_child.main(int(channel))
 """
+_LONGEST_LINE = 16 * 2**20  # bytes; what the process says of itself is shorter
 _QUIET = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 _LOADER = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "HOME")
@@ -233,7 +234,7 @@ class QueryResult:
     def _line(self) -> dict[str, Any]:
         """The next line of JSON; raises the error that it holds."""
         try:
-            line = self._child.answers.readline()
+            line = self._child.answers.readline(_LONGEST_LINE)
         except (OSError, ValueError):  # closed meanwhile, by another thread
             line = b""
         if not line.endswith(b"\n"):

@@ -22,7 +22,7 @@ import fsspec
 import pyarrow as pa
 from pyarrow import ipc
 
-from ..errors import ActlakeError, QueryStopped
+from ..errors import ActlakeError, QueryError, QueryStopped
 from ..store.footers import Footers
 from ..store.location import Location
 from ..store.log import Snapshot
@@ -30,12 +30,15 @@ from .confine import landlock, limit_files_and_dumps, limit_memory_and_time
 from .connection import Database, check_reads_only, empty_files
 from .files import PROTOCOL, StoreFiles
 from .limits import Limits
-from .lines import LINES, LineForm, line_batches
+from .lines import LINES, LineForm, cut, line_batches
 from .messages import query_error, says_of_no_file
 from .plan import scans_of
 
 BATCH_ROWS = 1024
 """Rows that leave the process at a time: few, because a row of `activation_vectors` can have 100 kB."""
+
+MOST_TEXT = 2000  # characters of an error's text, or of a type's
+MOST_NAMES = 1_000_000  # characters
 
 _DUCKDB_SHARE = 0.75  # of the memory; the rest is for what DuckDB does not count: results, Arrow, the interpreter
 _GRACE_S = 5.0  # the parent is the one that stops a query in time; these stop it when the parent cannot
@@ -76,7 +79,7 @@ def main(channel_fd: int) -> None:
                 if says_of_no_file(error):
                     error = named(error, database, request)
                 said = error_of(error, files, limits, None if problem else database.opened())
-                _say(output, error=[type(said).__name__, *said.args])
+                _say(output, error=[type(said).__name__, *map(_cut, said.args)])
         os._exit(0)  # DuckDB's threads and caches need no farewell
 
 
@@ -132,7 +135,11 @@ def answer(
     """
     check_reads_only(database.opened().cursor(), query)
     relation = database.sql(query, params)
-    _say(output, columns=relation.columns, types=[str(kind) for kind in relation.types])
+    columns, types = relation.columns, [_cut(str(kind)) for kind in relation.types]
+    if sum(map(len, [*columns, *types])) > MOST_NAMES:
+        said = f"its columns' names and types have more than {MOST_NAMES:,} characters"
+        raise QueryError(f"{said}; ask for fewer columns, or name them with `as`")
+    _say(output, columns=columns, types=types)
     wanted = form.get()
     reader = relation.to_arrow_reader(BATCH_ROWS)
     if wanted:
@@ -170,6 +177,10 @@ def error_of(
     if files.failure:  # DuckDB's text would be a traceback
         error = files.failure
     return query_error(error, connection)
+
+
+def _cut(argument: Any) -> Any:
+    return cut(argument, MOST_TEXT) if isinstance(argument, str) else argument
 
 
 def _say(output: IO[bytes], **body: Any) -> None:

@@ -49,6 +49,7 @@ from actlake.store import (
     parse_bytes,
     write_shard,
 )
+from actlake.ui.query import Query
 from click.testing import CliRunner
 
 SECRET = "what lies outside"
@@ -700,6 +701,19 @@ class TestAnswers:
         assert said in line
         assert len(line) < 500
         assert "actlake://" not in line
+
+    def test_what_a_query_makes_of_errors_types_and_names_is_bounded(self, store: actlake.Store) -> None:
+        with pytest.raises(QueryError) as caught:
+            store.read_sql("select error(repeat('x', 50000000))").fetchall()
+        assert str(caught.value).endswith("xxx…")
+        assert len(str(caught.value)) < 2500
+        (of_type,) = store.read_sql("from query('select null::enum(''' || repeat('x', 5000000) || ''') as e')").types
+        assert len(of_type) < 2500
+        with pytest.raises(QueryError, match="ask for fewer columns"):
+            store.read_sql("""from query('select 1 as "' || repeat('x', 5000000) || '"')""")
+        long = f"select '{'y' * 5000}'"
+        assert store.read_sql(long).fetchall() == [("y" * 5000,)]
+        assert len(Query(store, long).payload()["columns"][0]) < 1500
 
     def test_a_missing_or_damaged_file_is_named(self, store: actlake.Store, folder: Path) -> None:
         first, second = sorted(path for path in (folder / "tokens").iterdir() if path.name[0] == "0")[:2]

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 from ..errors import ActlakeError, QueryCancelled, QueryError
-from ..queries import Limits, QueryResult, Store
+from ..queries import Limits, QueryResult, Store, cut
 
 SHOWN_ROWS = 1000
 SHOWN_BYTES = 4 * 2**20
@@ -63,7 +63,7 @@ class Query:
             "state": "done",
             "sql": self._sql,
             "message": f"{counted} in {seconds:.2f} s",
-            "columns": list(result.columns),
+            "columns": [cut(name) for name in result.columns],
             "types": list(result.types),
             "rows": rows,
         }
