@@ -279,9 +279,12 @@ class Log:
         versions = self._versions()
         if not versions:
             raise StoreNotFound(self.location.uri)
-        for missing in sorted(set(range(versions[-1] + 1)) - set(versions)):
-            if self.location.size(_path(missing)) is None:  # else it came while the folder was listed
-                raise CorruptLog(self.location.full(_path(missing)), "it is missing")
+        expected = 0
+        for version in versions:
+            for missing in range(expected, version):
+                if self.location.size(_path(missing)) is None:  # else it came while the folder was listed
+                    raise CorruptLog(self.location.full(_path(missing)), "it is missing")
+            expected = version + 1
         return versions[-1]
 
     def commits(self) -> Iterator[Commit]:

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from actlake.errors import CorruptLog, FormatTooNew, MissingFile, NotEnoughSpace, PrecisionOverflow, StoreNotFound
+from actlake.errors import (
+    CorruptLog,
+    FormatTooNew,
+    InvalidOption,
+    MissingFile,
+    NotEnoughSpace,
+    PrecisionOverflow,
+    StoreNotFound,
+)
 from actlake.store import (
     TABLES,
     CapturedGeneration,
@@ -282,3 +291,28 @@ def test_ranges_are_read_as_they_are_written(numbers: set[int]) -> None:
     from actlake.errors import number_ranges
 
     assert parse_ranges(number_ranges(sorted(numbers))) == tuple(sorted(numbers))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [",".join(f"{first}-{first + 99_999}" for first in range(0, 100_100_000, 100_001)), "0-99999,7", "1" * 5000],
+)
+def test_ranges_are_bounded_together_before_any_is_made(text: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(InvalidOption, match=r"100,000 numbers|numbers and ranges") as caught:
+        parse_ranges(text)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert len(str(caught.value)) < 300
+
+
+def test_a_commit_of_a_number_far_ahead_makes_the_first_gap_an_error(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    log = Log(location)
+    log.commit(lambda _: Commit("register", "run", reserve=Reservation(0, 0, 1)))
+    location.put_if_absent("_log/00000000000030000000.json", b"{}")
+    tracemalloc.start()
+    with pytest.raises(CorruptLog, match=r"00000000000000000001\.json.*it is missing"):
+        log.newest()
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
