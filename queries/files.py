@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
-from ..errors import ActlakeError, CorruptFile
+from ..errors import ActlakeError
 from ..store.location import Location
 
 PROTOCOL = "actlake"
@@ -38,7 +38,6 @@ class StoreFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is untyped
         self._empty = empty or {}
         self.failure: ActlakeError | OSError | None = None
         self._location = location
-        self._root = os.path.realpath(location.root) if location.is_local else None
         self._paths = {name: path for path in (*paths, *self._empty) for name in (path, path.translate(GLOB))}
         self._sizes: dict[str, int] = {}
 
@@ -59,10 +58,6 @@ class StoreFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is untyped
         if name in self._empty:
             self._sizes[name] = len(self._empty[name])
             return pa.BufferReader(self._empty[name])
-        full = self._location.full(name)
-        if self._root is not None and os.path.commonpath([self._root, os.path.realpath(full)]) != self._root:
-            self.failure = CorruptFile(full, "it is a link that leads out of the store")
-            raise self.failure
         try:
             file = self._location.open(name)
         except (ActlakeError, OSError) as error:

@@ -113,10 +113,12 @@ class Location(ABC):
         """Where a file lies, in words that people, and for a local one DuckDB, can use."""
 
     def open(self, path: str) -> pa.NativeFile:
-        """A file for positioned reads, by any number of threads. Raises MissingFile.
+        """A file for positioned reads, by any number of threads. Raises MissingFile, and CorruptFile for a link that leads
+        out of the store.
 
         What fails later, as it is read, is an OSError; `read_error` says what it means.
         """
+        self._check_inside(path)
         try:
             return self._filesystem.open_input_file(f"{self.root}/{path}")
         except FileNotFoundError as error:
@@ -188,6 +190,10 @@ class Location(ABC):
         """What reads the files."""
 
     @abstractmethod
+    def _check_inside(self, path: str) -> None:
+        """Raise CorruptFile when a file that is named as one of the store's lies elsewhere."""
+
+    @abstractmethod
     def _check_place(self) -> None:
         """Raise StoreUnreachable when not even the place for a store is there: a bucket, which nobody but its owner makes."""
 
@@ -256,6 +262,11 @@ class LocalFolder(Location):
 
     def _file_in_the_way(self) -> UnsupportedLocation:
         return UnsupportedLocation(self.uri, "a file of that name is in the way; give a folder")
+
+    def _check_inside(self, path: str) -> None:
+        full, root = self.full(path), os.path.realpath(self.root)
+        if os.path.commonpath([root, os.path.realpath(full)]) != root:
+            raise CorruptFile(full, "it is a link that leads out of the store")
 
     def _check_place(self) -> None:
         pass  # a folder is made when it is written to

@@ -29,6 +29,7 @@ from .schema import FORMAT
 LOG = "_log"
 CHECKPOINTS = f"{LOG}/checkpoints"
 CHECKPOINT_EVERY = 128
+_FILE = re.compile(r"(?P<table>\w+)/(?!\.)[^/\\\0]+", re.ASCII)
 _NAME = re.compile(r"\d{20}\.json")
 
 Range = tuple[int, int]
@@ -53,6 +54,9 @@ class DataFile:
     footer_crc32: int = 0
     ranges: Mapping[str, Range] = field(default_factory=dict)
     indexed: str = ""
+
+    def __post_init__(self) -> None:
+        _check_path(self.path, self.table)
 
     @property
     def indexed_layers(self) -> tuple[int, ...]:
@@ -123,7 +127,12 @@ class Commit:
             raise CorruptLog(path, "its checksum does not match its content")
         if body.pop("version") != version:
             raise CorruptLog(path, "it holds a commit of another number")
-        files = tuple(map(DataFile.parse, body["add"]))
+        try:
+            files = tuple(map(DataFile.parse, body["add"]))
+            for removed in body["remove"]:
+                _check_path(removed)
+        except ValueError as error:
+            raise CorruptLog(path, str(error)) from error
         reserve = Reservation(**body["reserve"]) if body["reserve"] else None
         given = {"add": files, "remove": tuple(body["remove"]), "reserve": reserve, "checksum": checksum}
         return cls(**{**body, **given})
@@ -203,7 +212,10 @@ class Snapshot:
             columns = body["files"]
             columns["ranges"] = [{name: (lo, hi) for name, (lo, hi) in ranges.items()} for ranges in columns["ranges"]]
             rows = zip(*(columns[name] for name in DataFile.__dataclass_fields__), strict=True)
-            files = {file.path: file for file in (DataFile(*row) for row in rows)}
+            try:
+                files = {file.path: file for file in (DataFile(*row) for row in rows)}
+            except ValueError as error:
+                raise CorruptLog(path, str(error)) from error
         reservations = tuple(Reservation(**entry) for entry in body["reservations"])
         return cls(version, files, body["keys"], reservations, body.get("checksum", ""))
 
@@ -391,6 +403,13 @@ class Log:
 
     def _versions(self) -> list[int]:
         return [int(name[:20]) for name in self.location.names(LOG) if _NAME.fullmatch(name)]
+
+
+def _check_path(path: str, table: str = "") -> None:
+    """Raise ValueError unless it is the path of a file in the folder of that table, or of any."""
+    match = _FILE.fullmatch(path)
+    if not match or (table and match["table"] != table):
+        raise ValueError(f"it names {path[:200]!r}, which is no TABLE/FILE of a store")
 
 
 def _path(version: int) -> str:

@@ -245,6 +245,9 @@ class S3Prefix(Location):
         except OSError as error:
             raise self._service_error("", error) or self._problem("NoSuchBucket") from error
 
+    def _check_inside(self, path: str) -> None:
+        pass  # there are no links
+
     def _check_place(self) -> None:
         try:
             there = self._filesystem.get_file_info(self._address.bucket).type != fs.FileType.NotFound
@@ -336,6 +339,9 @@ class GcsPrefix(Location):
         raise UnsupportedLocation(
             self.uri, "actlake reads Google Cloud Storage but does not write it; capture to a local folder and copy it"
         )
+
+    def _check_inside(self, path: str) -> None:
+        pass  # there are no links
 
     def _check_place(self) -> None:
         pass  # listing a bucket that is not there is an error there

@@ -1,5 +1,6 @@
 """The log, shards and snapshots: what is written is read back, and nobody loses a race."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from actlake.errors import (
+    CorruptFile,
     CorruptLog,
     FormatTooNew,
     InvalidOption,
@@ -316,3 +318,36 @@ def test_a_commit_of_a_number_far_ahead_makes_the_first_gap_an_error(tmp_path: P
         log.newest()
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../x", "tokens/../../x", "/etc/passwd", "tokens/..", "embeddings/x", "tokens/a/b", "tokens", "tokens/", ""],
+)
+def test_a_commit_that_names_a_file_outside_of_its_table_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValueError, match="TABLE/FILE"):
+        DataFile("tokens", path, 1, 1, "")
+    log = Log(Location.of(tmp_path))
+    snapshot = log.commit(lambda _: Commit("register", "run", reserve=Reservation(0, 0, 1)))
+    good = DataFile("tokens", "tokens/x.parquet", 1, 1, "")
+    document = Commit("capture", "unit", [good]).following(snapshot).document(1)
+    body = json.loads(document)
+    body["add"][0]["path"] = path
+    del body["checksum"]
+    checksum = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (tmp_path / "_log/00000000000000000001.json").write_text(json.dumps(body | {"checksum": checksum}))
+    with pytest.raises(CorruptLog, match="TABLE/FILE"):
+        log.snapshot()
+
+
+def test_a_link_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
+    location = Location.of(tmp_path / "store")
+    log = committed(location, [a_generation(0, 5, 2)])
+    (file,) = log.snapshot().of("generations")
+    path = Path(location.full(file.path))
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptFile, match="leads out of the store"):
+        Reader(location).rows(log.snapshot(), "generations")
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    assert Reader(Location.of(tmp_path / "link")).rows(log.snapshot(), "tokens").num_rows == 5
