@@ -29,6 +29,11 @@ _GAP = 1 << 16
 _SPAN = 1 << 20
 """Bytes of a file that a thread reads and decodes at a time, at most (but one column chunk at least)."""
 
+_UNPACKED_BYTES = 32 << 20
+_UNPACKED = 500
+"""A file of a table without vectors unpacks to 32 MiB and 500 times its bytes, at most; those of captures were measured to
+unpack to 10 times. A few kilobytes of padding would fill the memory of who reads them."""
+
 _BATCH_BYTES = 1 << 22
 _AHEAD = 3
 """Batches that are read while one is looked at."""
@@ -308,8 +313,10 @@ class Reader:
         ranges: dict[str, list[Range]] = {}
         chunks: dict[str, list[Range]] = {}
         n_values = []
+        n_unpacked = 0
         for group in groups:
             for column in map(group.column, range(group.num_columns)):
+                n_unpacked += column.total_uncompressed_size
                 name = column.path_in_schema.partition(".")[0]
                 statistics = column.statistics if name in key else None
                 if statistics is not None and statistics.has_min_max:
@@ -317,6 +324,9 @@ class Reader:
                 chunks.setdefault(name, []).append((column.data_page_offset, column.total_compressed_size))
                 if name == vector:
                     n_values.append(column.num_values)
+        if not vector and n_unpacked > _UNPACKED_BYTES + _UNPACKED * file.bytes:
+            problem = f"its {file.bytes:,} bytes unpack to {n_unpacked:,}, which no capture writes"
+            raise CorruptFile(self.location.full(file.path), problem)
         return _Footer(
             metadata,
             np.array([group.num_rows for group in groups], np.int64),

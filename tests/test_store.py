@@ -9,6 +9,7 @@ import re
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -351,3 +352,18 @@ def test_a_link_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
         Reader(location).rows(log.snapshot(), "generations")
     (tmp_path / "link").symlink_to(tmp_path / "store")
     assert Reader(Location.of(tmp_path / "link")).rows(log.snapshot(), "tokens").num_rows == 5
+
+
+def test_a_small_file_that_unpacks_to_hundreds_of_megabytes_is_not_read(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    log = committed(location, [a_generation(0, 5, 2)])
+    (file,) = log.snapshot().of("generations")
+    rows = pq.read_table(location.full(file.path))
+    padded = rows.set_column(rows.schema.get_field_index("metadata"), "metadata", pa.array(["{}" + " " * 100_000_000]))
+    pq.write_table(padded, location.full("generations/padded.parquet"), compression="zstd", use_dictionary=False)
+    data = location.read("generations/padded.parquet")
+    checksum = hashlib.sha256(data).hexdigest()
+    added = replace(file, path="generations/padded.parquet", bytes=len(data), sha256=checksum, footer_bytes=0)
+    log.commit(lambda _: Commit("capture", "padded", [added], [file.path]))
+    with pytest.raises(CorruptFile, match=r"unpack to 100,\d+,\d+"):
+        Reader(location).rows(log.snapshot(), "generations", columns=["prompt_index"])
