@@ -60,10 +60,10 @@ def whole_file(path: Path, option: str = "output") -> Iterator[IO[bytes]]:
     target = path.resolve()
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.draft")
     try:
-        file = draft.open("xb")
-    except OSError as error:
-        raise InvalidOption(option, os.fspath(path), f"it cannot be written: {error.strerror}") from error
-    try:
+        try:  # inside of the other: Ctrl-C can come as soon as the file is there
+            file = draft.open("xb")
+        except OSError as error:
+            raise InvalidOption(option, os.fspath(path), f"it cannot be written: {error.strerror}") from error
         with file:
             yield file
         draft.replace(target)
