@@ -2,6 +2,7 @@
 
     ActlakeError
     ├── InvalidOption            (ValueError)   an option has a value that cannot be used
+    │   └── SeveralModels                       neurons of several models are meant: a run is to be named
     ├── StoreNotFound            (LookupError)  no store at that location
     ├── UnsupportedLocation      (ValueError)   a location that actlake cannot use, or cannot write to
     ├── StoreUnreachable         (OSError)      the service that keeps the store does not answer, or refuses
@@ -60,6 +61,21 @@ class InvalidOption(ActlakeError, ValueError):
     def __str__(self) -> str:
         option, value, wanted = self.args
         return f"{option}={value!r} cannot be used: {wanted}"
+
+
+class SeveralModels(InvalidOption):
+    """Runs of several models have such neurons and none was named; `runs` are the models, each with its runs."""
+
+    def __init__(self, runs: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+        self.runs = tuple(runs)
+        named = "; ".join(
+            f"{'runs' if len(numbers) > 1 else 'run'} {number_ranges(numbers)} {'are' if len(numbers) > 1 else 'is'} of {model}"
+            for model, numbers in self.runs
+        )
+        super().__init__("run_id", None, f"name a run, for a neuron of another model is another neuron: {named}")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return SeveralModels, (self.runs,)
 
 
 class StoreNotFound(ActlakeError, LookupError):

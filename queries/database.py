@@ -432,8 +432,8 @@ class Store:
         unless told. Cost: one pass over the layers' vectors; `cancel`, once set, ends it, and `on_progress` is told of tokens,
         once for each layer.
 
-        Raises QueryError, QueryStopped, UnknownLayer, RunNotFound, Cancelled; InvalidOption where runs of several models have
-        such neurons, or when the predicate holds nowhere, or everywhere.
+        Raises QueryError, QueryStopped, UnknownLayer, RunNotFound, Cancelled; SeveralModels where runs of several have such
+        neurons; InvalidOption when the predicate holds nowhere, or everywhere.
         """
         options: dict[str, Any] = {"run_id": run_id, "special": special, "cancel": cancel, "on_progress": on_progress}
         return responding(self._neurons, self.read_sql, predicate, layers, **options)
@@ -454,7 +454,7 @@ class Store:
         condition on the columns of `tokens` and `generations`, evaluated as in `read_sql`. Cost: a few milliseconds and 4 bytes a
         token, where it is indexed; the first of a snapshot reads which tokens there are.
 
-        Raises UnknownLayer, UnknownNeuron, RunNotFound; InvalidOption where runs of several models have such a neuron;
+        Raises UnknownLayer, UnknownNeuron, RunNotFound; SeveralModels where runs of several have such a neuron;
         QueryError, QueryStopped or QueryAborted for `where`.
         """
         neurons = self._neurons
@@ -510,8 +510,8 @@ class Store:
         square frame by neuron. Over the tokens that `where` selects, as in `neuron`. Cost: one pass over the layer's vectors;
         `cancel`, once set, ends it, and `on_progress` is told of tokens.
 
-        Raises UnknownLayer, UnknownNeuron, RunNotFound, QueryError, Cancelled; InvalidOption for too many neurons, or several
-        models.
+        Raises UnknownLayer, UnknownNeuron, RunNotFound, QueryError, Cancelled; InvalidOption for too many neurons;
+        SeveralModels.
         """
         options: dict[str, Any] = {"run_id": run_id, "where": where, "special": special}
         options |= {"cancel": cancel, "on_progress": on_progress}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
-from ..errors import InvalidOption, RunNotFound, UnknownLayer, UnknownNeuron
+from ..errors import RunNotFound, SeveralModels, UnknownLayer, UnknownNeuron
 from ..store import Batch, Reader, Shape, Snapshot, partly_indexed
 from ..store.neurons import some_neurons, with_neurons
 from ..store.shapes import run_of, shape_of
@@ -80,7 +80,7 @@ class NeuronReader:
         """The runs that recorded a neuron (or any of its layer), which must be of one model: a neuron of another model is
         another neuron.
 
-        Raises UnknownLayer, UnknownNeuron, RunNotFound; InvalidOption where runs of several models have it.
+        Raises UnknownLayer, UnknownNeuron, RunNotFound; SeveralModels where runs of several have it.
         """
         asked = self._asked(run_id)
         with_layer = {number: run for number, run in asked.items() if layer in run.shape.layers}
@@ -97,7 +97,7 @@ class NeuronReader:
     ) -> tuple[tuple[int, ...], list[int]]:
         """The runs that recorded any of these layers (or any at all), which must be of one model, and the layers, ascending.
 
-        Raises UnknownLayer, RunNotFound; InvalidOption where runs of several models have them.
+        Raises UnknownLayer, RunNotFound; SeveralModels where runs of several have them.
         """
         asked = self._asked(run_id)
         known = sorted({layer for run in asked.values() for layer in run.shape.layers})
@@ -113,10 +113,11 @@ class NeuronReader:
         return {number: run for number, run in self.runs.items() if run_id in (None, number)}
 
     def _of_one_model(self, found: Mapping[int, Run]) -> tuple[int, ...]:
-        if len({run.model_hash for run in found.values()}) > 1:
-            models = "; ".join(f"run {number} is of {run.model}" for number, run in found.items())
-            how = f"name a run, for a neuron of another model is another neuron: {models}"
-            raise InvalidOption("run_id", None, how)
+        by_model: dict[tuple[str, str], list[int]] = {}
+        for number, run in found.items():
+            by_model.setdefault((run.model, run.model_hash), []).append(number)
+        if len({model_hash for _, model_hash in by_model}) > 1:
+            raise SeveralModels([(model, tuple(numbers)) for (model, _), numbers in by_model.items()])
         return tuple(found)
 
     def in_runs(self, run_ids: Sequence[int]) -> Bool[np.ndarray, "tokens"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import stores
-from actlake.errors import GenerationNotFound, InvalidOption, QueryError, RunNotFound, UnknownLayer, UnknownNeuron
+from actlake.errors import (
+    GenerationNotFound,
+    InvalidOption,
+    QueryError,
+    RunNotFound,
+    SeveralModels,
+    UnknownLayer,
+    UnknownNeuron,
+)
 from actlake.queries import neuron_values
 from actlake.store import Location, index
 
@@ -235,13 +244,16 @@ def test_runs_of_another_model_are_kept_apart(
     for folder in (toy_folder, other):
         actlake.capture(tmp_path / "s", str(folder), ["One, two,"], max_new_tokens=3, record=("activations",))
     store = actlake.open(tmp_path / "s")
-    with pytest.raises(InvalidOption, match=r"run 0 is of .*; run 1 is of"):
+    with pytest.raises(SeveralModels, match=r"run 0 is of .*; run 1 is of") as raised:
         store.neuron(1, 3)
+    assert raised.value.runs == ((str(toy_folder), (0,)), (str(other), (1,)))
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (str(copy), copy.runs) == (str(raised.value), raised.value.runs)
     assert store.neuron(1, 3, run_id=1).run_ids == (1,)
     assert store.neuron(1, 30).run_ids == (0,)
     assert store.neuron(2, 3).run_ids == (0,)
     assert set(store.neuron(1, 3, run_id=1).activations()["generation_id"]) == {1}
-    with pytest.raises(InvalidOption, match=r"run 0 is of .*; run 1 is of"):
+    with pytest.raises(SeveralModels, match=r"run 0 is of .*; run 1 is of"):
         store.responding("is_generated")
     of_both = store.sql(
         "select run_id, count(*) filter (is_generated) from tokens join generations using (generation_id) group by all"

@@ -13,6 +13,7 @@ from panel.io.location import Location
 
 from ..errors import ActlakeError, InvalidOption, number_ranges
 from ..queries import Store, saved_factors, top_tokens_sql
+from ..store.shapes import run_of_generation
 from .address import MAX_FACTORS
 from .drawing import Drawing
 from .early import Early
@@ -21,6 +22,7 @@ from .factor_cards import N_NEURONS, card
 from .factors_form import factors_form
 from .jobs import LIGHT
 from .page import address_bar, copy_as, html, later, page, problem
+from .runs import neuron_link
 
 Sort = Literal["factor", "explained", "stability"]
 EXAMPLES_OF_ALL, EXAMPLES_OF_ONE = 3, 20
@@ -138,7 +140,10 @@ def factorization_payload(store: Store, address: FactorsAddress, base: str | Non
         neurons = found.neurons[found.neurons["factor"] == factor].head(N_NEURONS)
         label, contexts = found.labels.get(factor, ""), found.contexts(factor)
         cards.append(card(factor, explained[factor], stability[factor], label, tokens, neurons, contexts))
-    return {"kind": "factorization", "factorization": {"base": base, "cards": cards}}
+    best = found.tokens["generation_id"].head(1).tolist()
+    run = run_of_generation(store.snapshot, best[0]) if best else None  # all of its runs are of one model
+    drawn = {"base": base, "cards": cards}
+    return {"kind": "factorization", "factorization": drawn, "links": {"neuron": neuron_link(store, run)}}
 
 
 def factorization_heading(store: Store, address: FactorsAddress) -> Markup:

@@ -65,7 +65,7 @@ def generation_early(store: Store, query: str) -> Early:
     title = f"Generation {address.id} · actlake"
     if address.view == "factors":
         return Early(title, markup)
-    return Early(title, markup, lambda: payload_of(generation, address), state_of(address))
+    return Early(title, markup, lambda: payload_of(store, generation, address), state_of(address))
 
 
 def generation_heading(

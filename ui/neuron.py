@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from threading import Event
@@ -19,7 +19,7 @@ import panel as pn
 from markupsafe import Markup
 from panel.io.location import Location
 
-from ..errors import ActlakeError, number_ranges
+from ..errors import ActlakeError, SeveralModels, number_ranges
 from ..queries import Neuron, Store, token_condition
 from .address import NeuronAddress
 from .controls import button, row, text
@@ -30,11 +30,13 @@ from .following import Following
 from .jobs import LIGHT, PASSES, QUERIES
 from .neuron_drawing import N_BINS, PER_BIN, QUANTILE_BINS, neuron_payload
 from .page import WAITING, address_bar, copy_as, html, later, problem
+from .runs import neuron_runs, run_to_name
 
 N_RELATED = 12
 MOST_KEPT = 8
 
 MOST_LABELLED = 200
+MOST_RUNS = 12
 HOW = (
     "Choose one by its layer and number. A click in the Activations of a generation leads to its neuron, and so do the "
     "neurons of a factor."
@@ -50,6 +52,7 @@ class _Shown:
     neuron: Neuron
     payload: dict[str, Any]
     label: str
+    run: int | None
 
 
 def neuron_page(store: Store) -> pn.Template:
@@ -66,7 +69,9 @@ def neuron_page(store: Store) -> pn.Template:
 
     def found() -> _Shown:
         neuron = neuron_at(store, address)
-        return _Shown(neuron, neuron_payload(neuron, address), label_of(store, address))
+        return _Shown(
+            neuron, neuron_payload(neuron, address), label_of(store, address), run_to_name(store, address.run)
+        )
 
     return later(
         title(address),
@@ -90,7 +95,7 @@ def _parts(store: Store, location: Location, address: NeuronAddress, shown: _Sho
     drawing.param.watch(lambda event: move(log=bool(event.new.get("log")), whole=bool(event.new.get("whole"))), "state")
     return [
         html(neuron_heading(shown.neuron, address)),
-        html(filter_form(address)),
+        html(filter_form(address, shown.run)),
         drawing,
         _label_row(store, address, shown.label),
         *_related(shown.neuron, address, move),
@@ -155,7 +160,7 @@ def neuron_early(store: Store, query: str) -> Early:
         found = neuron_at(store, address)
     except ActlakeError as error:
         return Early("Neuron · actlake", missing(store, query, error))
-    markup = neuron_heading(found, address) + filter_form(address)
+    markup = neuron_heading(found, address) + filter_form(address, run_to_name(store, address.run))
     state = {"log": address.log, "whole": address.whole}
     return Early(title(address), markup, lambda: neuron_payload(found, address), state)
 
@@ -217,17 +222,26 @@ def neuron_heading(neuron: Neuron, address: NeuronAddress) -> Markup:
     )
 
 
-def go_form(address: NeuronAddress | None = None) -> Markup:
-    """A box that leads to any neuron."""
+def go_form(address: NeuronAddress | None = None, runs: Mapping[int, str] | None = None) -> Markup:
+    """A box that leads to any neuron: of one of `runs`, where there are some to choose from, else of the run looked at."""
+    layer, neuron, run = ("", "", None) if address is None else (address.layer, address.neuron, address.run)
+    if runs:
+        options = Markup("").join(Markup('<option value="{}">{}</option>').format(*each) for each in runs.items())
+        of = Markup(
+            '<label>run <input name="run" inputmode="numeric" size="4" required list="runs" value="{}"></label>'
+            '<datalist id="runs">{}</datalist>'
+        ).format("" if run is None else run, options)
+    else:
+        of = Markup("") if run is None else Markup('<input type="hidden" name="run" value="{}">').format(run)
     return Markup(
         '<form class="asked go" action="./neuron">'
         '<label>layer <input name="layer" inputmode="numeric" size="3" required value="{}"></label>'
-        '<label>neuron <input name="neuron" inputmode="numeric" size="6" required value="{}"></label><button>Go</button></form>'
-    ).format(*(("", "") if address is None else (address.layer, address.neuron)))
+        '<label>neuron <input name="neuron" inputmode="numeric" size="6" required value="{}"></label>{}<button>Go</button></form>'
+    ).format(layer, neuron, of)
 
 
-def filter_form(address: NeuronAddress) -> Markup:
-    """The filters, as a form that leads to the address with them."""
+def filter_form(address: NeuronAddress, kept_run: int | None = None) -> Markup:
+    """The filters, as a form that leads to the address with them, and a link to the neuron without them, but of `kept_run`."""
     kept = {"layer": address.layer, "neuron": address.neuron}
     kept |= {name: 1 for name in ("log", "whole") if getattr(address, name)}
     texts = {
@@ -252,17 +266,44 @@ def filter_form(address: NeuronAddress) -> Markup:
     generated = Markup(
         '<label class="check"><input type="checkbox" name="generated" value="1"{}> generated only</label>'
     ).format(Markup(" checked") if address.generated else "")
-    clear = Markup('<a href="./neuron{}">clear</a>').format(NeuronAddress(address.layer, address.neuron).query())
+    bare = NeuronAddress(address.layer, address.neuron, kept_run)
+    clear = Markup('<a href="./neuron{}">clear</a>').format(bare.query())
     return Markup(
         '<form class="asked" action="./neuron" aria-label="filters">{}{}{}{}{}<button>Filter</button>{}</form>'
     ).format(hidden, run, boxes, n, generated, clear)
 
 
 def missing(store: Store, query: str, error: ActlakeError) -> Markup:
-    """The page of a neuron that cannot be shown: why, and a box that leads to another; of none, the way to one."""
-    if query.removeprefix("?"):
-        return Markup("<h1>Neuron</h1>{}{}").format(problem(str(error)), go_form())
-    return Markup('<h1>Neurons</h1><p class="lead">{}</p>{}{}').format(HOW, go_form(), labelled(store))
+    """The page of a neuron that cannot be shown: why, and a box that leads to another; of none, the way to one.
+
+    Where neurons of several models are meant, there is a link to each; and in a store of several, a run to choose.
+    """
+    known = neuron_runs(store.refresh())
+    runs = known.names if known.are_of_several_models else None
+    if not query.removeprefix("?"):
+        return Markup('<h1>Neurons</h1><p class="lead">{}</p>{}{}').format(HOW, go_form(runs=runs), labelled(store))
+    try:
+        asked = NeuronAddress.parse(query)
+    except ActlakeError:
+        asked = None
+    of_each = of_each_model(asked, error) if asked and isinstance(error, SeveralModels) else Markup("")
+    kept = asked if asked is None or runs else replace(asked, run=None)
+    return Markup("<h1>Neuron</h1>{}{}{}").format(problem(str(error)), of_each, go_form(kept, runs))
+
+
+def of_each_model(address: NeuronAddress, error: SeveralModels) -> Markup:
+    """Links to the neurons of several models that an address without a run means: run by run, the newest first."""
+    items = []
+    for model, numbers in error.runs:
+        newest = sorted(numbers, reverse=True)[:MOST_RUNS]
+        links = Markup(" ").join(
+            Markup('<a href="./neuron{}">run {}</a>').format(replace(address, run=run).query(), run) for run in newest
+        )
+        more = f" and {len(numbers) - len(newest)} more" if len(numbers) > len(newest) else ""
+        items.append(Markup("<li><span>{}</span> <span>{}{}</span></li>").format(model, links, more))
+    return Markup('<section class="related"><h2>Of which model?</h2><ol>{}</ol></section>').format(
+        Markup("").join(items)
+    )
 
 
 def labelled(store: Store) -> Markup:

@@ -43,6 +43,7 @@ from .jobs import DRAWINGS, FACTORS, cancellation
 from .maps import activations_payload, layers_payload
 from .page import copy_as, html
 from .reproduce import python_of, sql_of
+from .runs import neuron_link
 from .strip import factors_payload, saliency_payload
 
 Move = Callable[..., GenerationAddress]
@@ -62,17 +63,17 @@ DEFAULT_K = 5
 ROOM = 24_000_000
 """Most bytes of a matrix that a session holds and a page is sent; what is left out is said in the drawing."""
 NOT_SAVED = "this could not be saved; the log of `actlake serve` says why"
-NEURON_LINK = "neuron?layer={layer}&neuron={neuron}"
 
 
-def payload_of(generation: Generation, address: GenerationAddress) -> dict[str, Any]:
+def payload_of(store: Store, generation: Generation, address: GenerationAddress) -> dict[str, Any]:
     """What the drawing of an address is given, no more than a session has room for. Raises what the analysis raises."""
     if address.view == "saliency":
         return saliency_payload(generation, generation.saliency(address.method, address.by), room=ROOM)
     if address.view == "factors":
         return factors_payload(generation, factors_of(generation, address))
     if address.view == "activations":
-        return activations_payload(generation, _heat_map(generation, address), neuron_link=NEURON_LINK, room=ROOM)
+        link = neuron_link(store, generation.run_id)
+        return activations_payload(generation, _heat_map(generation, address), neuron_link=link, room=ROOM)
     return layers_payload(generation, generation.layer_predictions())
 
 
@@ -190,7 +191,7 @@ class ViewOfGeneration:
         needs_model = asked.watch or "layer_predictions" not in generation.recorded
         if asked.view == "layers" and self.asker is not None and needs_model:
             return self.asker.submit(lambda model: watched_payload_of(generation, asked, model))
-        return DRAWINGS.submit(payload_of, generation, asked)
+        return DRAWINGS.submit(payload_of, self.store, generation, asked)
 
     async def _pinned(self, event: Any) -> None:
         state = event.new

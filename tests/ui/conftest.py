@@ -69,7 +69,7 @@ class Written(NamedTuple):
 @pytest.fixture(scope="session")
 def write_store() -> Callable[..., actlake.Store]:
     """A function that writes generations, each (texts, n_prompt, …), into a folder and opens the store; in several shards each
-    has every so-manieth of them. `run` is what the run's row says instead.
+    has every so-manieth of them. `run` is what the run's row says instead; a second run's generations are numbered from `first`.
 
     The vectors are random, the same each time.
     """
@@ -79,18 +79,22 @@ def write_store() -> Callable[..., actlake.Store]:
         *written: Any,
         recorded: Sequence[str] = RECORDED,
         shards: int = 1,
-        run: Mapping[str, str] = MappingProxyType({}),
+        run: Mapping[str, Any] = MappingProxyType({}),
         d_ff: int = D_FF,
+        first: int = 0,
     ) -> actlake.Store:
-        location = Location.of(path)
+        location, run_id = Location.of(path), run.get("run_id", 0)
         log = Log(location)
         runs = write_table(location, TABLES["runs"], _run(recorded, {"d_ff": d_ff, **run}))
-        log.commit(lambda _: Commit("register", "run", add=[runs], reserve=Reservation(0, 0, len(written))))
+        reserved = Reservation(run_id, first, len(written))
+        log.commit(lambda _: Commit("register", f"run-{run_id}", add=[runs], reserve=reserved))
         if written:
-            generations = [_generation(i, Written(*one), recorded, d_ff) for i, one in enumerate(written)]
+            generations = [
+                _generation(first + i, Written(*one), recorded, d_ff, run_id) for i, one in enumerate(written)
+            ]
             for number in range(shards):
-                files = write_shard(location, generations[number::shards], "float32")
-                log.commit(lambda _, number=number, files=files: Commit("append", f"shard-{number}", add=files))
+                files, key = write_shard(location, generations[number::shards], "float32"), f"{run_id}-{number}"
+                log.commit(lambda _, key=key, files=files: Commit("append", key, add=files))
         return actlake.open(str(path))
 
     return write
@@ -155,7 +159,9 @@ def _run(recorded: Sequence[str], said: Mapping[str, Any]) -> pa.Table:
     return pa.Table.from_pylist([row], schema=TABLES["runs"].arrow)
 
 
-def _generation(generation_id: int, written: Written, recorded: Sequence[str], d_ff: int) -> CapturedGeneration:
+def _generation(
+    generation_id: int, written: Written, recorded: Sequence[str], d_ff: int, run_id: int
+) -> CapturedGeneration:
     n, p = len(written.texts), written.n_prompt
     random = np.random.default_rng(generation_id)
     ends = np.cumsum([len(text) for text in written.texts])
@@ -165,7 +171,7 @@ def _generation(generation_id: int, written: Written, recorded: Sequence[str], d
 
     return CapturedGeneration(
         generation_id=generation_id,
-        run_id=0,
+        run_id=run_id,
         prompt_index=generation_id,
         prompt="".join(written.texts[:p]),
         completion="".join(written.texts[p:]),

@@ -46,7 +46,7 @@ export function factorization(element, data, {state, theme, onChange}) {
     const neurons = node("p", "card-neurons", "strongest neurons (layer/neuron, weight) ");
     for (const each of one.neurons) {
       const link = node(base === null ? "span" : "a", "example-link", `${each.layer}/${each.neuron}`);
-      if (base !== null) link.href = `${base}neuron?layer=${each.layer}&neuron=${each.neuron}`;
+      if (base !== null) link.href = base + data.links.neuron.replace("{layer}", each.layer).replace("{neuron}", each.neuron);
       link.title = `layer ${each.layer}, neuron ${each.neuron}`;
       neurons.append(link, node("span", "", ` ${shortText(each.weight)}  `));
     }
