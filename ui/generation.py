@@ -10,9 +10,10 @@ from markupsafe import Markup
 from ..errors import ActlakeError, InvalidOption, number_ranges
 from ..queries import Generation, Store
 from .address import GenerationAddress, View
+from .chosen import k_of
 from .early import Early
 from .page import address_bar, html, page, problem
-from .views import ViewOfGeneration, k_of, payload_of, state_of
+from .views import ViewOfGeneration, payload_of, state_of
 
 CONTROLS = Markup('<div class="controls-to-come"></div>')
 VIEW_NAMES: dict[View, str] = {

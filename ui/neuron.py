@@ -86,11 +86,14 @@ def _parts(store: Store, location: Location, address: NeuronAddress, shown: _Sho
     drawing = Drawing(state={"log": address.log, "whole": address.whole})
     drawing.draw(shown.payload)
 
+    copies = copy_as(python=as_python(store.uri, address), sql=as_sql(shown.neuron))
+
     def move(**changes: Any) -> None:
         nonlocal address
         if (moved := replace(address, **changes)) != address:
             address = moved
             location.search = address.query()
+            copies.python = as_python(store.uri, address)
 
     drawing.param.watch(lambda event: move(log=bool(event.new.get("log")), whole=bool(event.new.get("whole"))), "state")
     return [
@@ -99,7 +102,7 @@ def _parts(store: Store, location: Location, address: NeuronAddress, shown: _Sho
         drawing,
         _label_row(store, address, shown.label),
         *_related(shown.neuron, address, move),
-        copy_as(python=as_python(store.uri, address), sql=as_sql(shown.neuron)),
+        copies,
     ]
 
 
@@ -223,7 +226,7 @@ def neuron_heading(neuron: Neuron, address: NeuronAddress) -> Markup:
 
 
 def go_form(address: NeuronAddress | None = None, runs: Mapping[int, str] | None = None) -> Markup:
-    """A box that leads to any neuron: of one of `runs`, where there are some to choose from, else of the run looked at."""
+    """A box that leads to any neuron: of one of `runs`, where some are given to choose from, else of the run looked at."""
     layer, neuron, run = ("", "", None) if address is None else (address.layer, address.neuron, address.run)
     if runs:
         options = Markup("").join(Markup('<option value="{}">{}</option>').format(*each) for each in runs.items())
@@ -368,9 +371,10 @@ def as_python(uri: str, address: NeuronAddress) -> str:
         "",
         f"store = actlake.open({uri!r})",
         f"neuron = store.neuron({', '.join(given)})",
-        f"neuron.stats, neuron.binned({N_BINS})",
-        f'neuron.examples("positive", {address.n}), neuron.examples("negative", {address.n})',
-        f"neuron.quantile_examples({QUANTILE_BINS}, {PER_BIN}, seed={address.seed})",
+        f"stats, histogram = neuron.stats, neuron.binned({N_BINS})",
+        f'greatest, least = neuron.examples("positive", {address.n}), neuron.examples("negative", {address.n})',
+        f"drawn = neuron.quantile_examples({QUANTILE_BINS}, {PER_BIN}, seed={address.seed})",
+        *([f"related = neuron.related({N_RELATED})"] if address.related else []),
     ]
     return "\n".join(lines)
 

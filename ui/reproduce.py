@@ -3,15 +3,16 @@
 What is written runs as it stands: the Python in a fresh interpreter, the SQL in `actlake sql` or `store.sql`.
 """
 
-import dataclasses
 from typing import Any
 
-from ..queries import METHODS
+from ..queries import METHODS, Generation
 from .address import GenerationAddress
+from .chosen import clusters_of, has_to_be_computed, k_of, layer_of
 
 
-def python_of(uri: str, address: GenerationAddress, k: int, layer: int) -> str:
-    """Python whose last line gives what the view shows; `k` and `layer` are what the page chose where the address says none."""
+def python_of(uri: str, generation: Generation, address: GenerationAddress, model: str | None = None) -> str:
+    """Python whose last lines give what the view shows; `model` is the one that the app asks, by the name that loads it here
+    (the generation's own, unless told)."""
     opened = f"import actlake\n\nstore = actlake.open({uri!r})\ngen = store.generation({address.id})\n"
     if address.view == "saliency":
         return f"{opened}shares = gen.saliency({_arguments(address, method='grad_x_input', by='token')})\n"
@@ -34,23 +35,27 @@ def python_of(uri: str, address: GenerationAddress, k: int, layer: int) -> str:
         }
         named = [f"{name}={value!r}" for name, value in said.items() if value != defaults[name]]
         layers = "" if address.layers is None else f"layers={list(address.layers)}"
-        return f"{opened}factors = gen.factors({', '.join(filter(None, [str(k), layers, *named]))})\n"
+        given = filter(None, [str(k_of(generation, address)), layers, *named])
+        return f"{opened}factors = gen.factors({', '.join(given)})\n"
     if address.view == "activations":
-        said = {"order": address.order, "n_clusters": address.clusters, "most": address.most}
-        defaults = {field.name: field.default for field in dataclasses.fields(GenerationAddress)}
-        defaults |= {"n_clusters": defaults["clusters"]}
-        named = [f"{name}={value!r}" for name, value in said.items() if name == "most" or value != defaults[name]]
-        return f"{opened}heat_map = gen.heat_map({', '.join([str(layer), *named])})\n"
-    python = f"{opened}predictions = gen.layer_predictions()\n"
+        named = [f"most={address.most}"]
+        if address.order != "neuron":
+            named = [f"order={address.order!r}", f"n_clusters={clusters_of(generation, address)}", *named]
+        return f"{opened}heat_map = gen.heat_map({', '.join([str(layer_of(generation, address)), *named])})\n"
+    computed = has_to_be_computed(generation)
+    python = opened
+    if computed or address.watch:
+        python += f"model = actlake.capture.load_model({f'{model!r}' if model else 'gen.model'})\n"
+    python += f"predictions = gen.layer_predictions({'model' if computed else ''})\n"
     if address.watch:
         position = "" if address.cell is None else f", {address.cell[1]}"
-        python += "\nfrom actlake.capture import load_model\n\n"
-        python += f"watched = gen.watched(load_model(gen.model), {list(address.watch)!r}{position})\n"
+        python += f"watched = gen.watched(model, {list(address.watch)!r}{position})\n"
     return python
 
 
-def sql_of(address: GenerationAddress, layer: int) -> str:
-    """SQL that gives what the view shows, or "" where SQL cannot (factors that are not saved, words and lines)."""
+def sql_of(generation: Generation, address: GenerationAddress) -> str:
+    """SQL that gives what the view shows, or "" where SQL cannot: factors that are not saved, words and lines, and what the model
+    says now."""
     where = f"where generation_id = {address.id}"
     if address.view == "saliency" and address.by == "token" and address.method in METHODS:
         return (
@@ -58,11 +63,12 @@ def sql_of(address: GenerationAddress, layer: int) -> str:
             "order by output_position, input_position\n"
         )
     if address.view == "activations":
+        layer = layer_of(generation, address)
         return (
             f"select position, neuron, activation\nfrom by_token.activations\n{where} and layer = {layer}\n"
             "order by position, neuron\n"
         )
-    if address.view == "layers":
+    if address.view == "layers" and not has_to_be_computed(generation):
         return (
             "select layer, position, rank, probability, top_tokens, top_probabilities\nfrom layer_predictions\n"
             f"{where}\norder by layer, position\n"

@@ -36,6 +36,7 @@ from .address import (
     parse_layers,
 )
 from .ask import asker_of
+from .chosen import clusters_of, has_to_be_computed, k_of, layer_of
 from .controls import button, check, number, row, select, text
 from .desk import Desk, Payload
 from .drawing import Drawing
@@ -59,7 +60,6 @@ FACTOR_METHOD_NAMES: dict[FactorMethod, str] = {"nmf": "NMF", "pca": "PCA", "ica
 POSITION_NAMES = {"all": "all", "prompt": "the prompt's", "generated": "generated ones"}
 NEGATIVE_NAMES = {"auto": "automatic", "clip": "clipped to 0", "split": "split off", "keep": "kept"}
 ORDER_NAMES = {"neuron": "as numbered", "agglomerative": "agglomerative clusters", "kmeans": "k-means clusters"}
-DEFAULT_K = 5
 ROOM = 24_000_000
 """Most bytes of a matrix that a session holds and a page is sent; what is left out is said in the drawing."""
 NOT_SAVED = "this could not be saved; the log of `actlake serve` says why"
@@ -80,8 +80,7 @@ def payload_of(store: Store, generation: Generation, address: GenerationAddress)
 def watched_payload_of(generation: Generation, address: GenerationAddress, model: Any) -> dict[str, Any]:
     """The layers' drawing with the tokens that are watched, at the pinned cell's position or the prompt's last; what was
     not recorded of layers is worked out by the model, from hidden states."""
-    recorded = "layer_predictions" in generation.recorded
-    predictions = generation.layer_predictions(None if recorded else model)
+    predictions = generation.layer_predictions(model if has_to_be_computed(generation) else None)
     if not address.watch:
         return layers_payload(generation, predictions)
     position = address.cell[1] if address.cell else generation.n_prompt_tokens - 1
@@ -110,19 +109,6 @@ def factors_of(generation: Generation, address: GenerationAddress, **options: An
         reruns=address.reruns,
         **options,
     )
-
-
-def k_of(generation: Generation, address: GenerationAddress) -> int:
-    """How many factors an address asks for; as many as there can be, up to five, where it says nothing."""
-    n = len(generation.layer_positions) if "activations" in generation.recorded else generation.n_tokens
-    return address.k or max(1, min(DEFAULT_K, n))
-
-
-def layer_of(generation: Generation, address: GenerationAddress) -> int:
-    """The layer that an address asks for; the middle one of those recorded where it says nothing."""
-    if address.layer is not None or not generation.layers:
-        return address.layer or 0
-    return generation.layers[len(generation.layers) // 2]
 
 
 class ViewOfGeneration:
@@ -188,7 +174,7 @@ class ViewOfGeneration:
         generation, asked = self.generation, self.address
         if asked.view == "factors":
             return FACTORS.submit(lambda: factors_payload(generation, self.factors(cancel)))
-        needs_model = asked.watch or "layer_predictions" not in generation.recorded
+        needs_model = asked.watch or has_to_be_computed(generation)
         if asked.view == "layers" and self.asker is not None and needs_model:
             return self.asker.submit(lambda model: watched_payload_of(generation, asked, model))
         return DRAWINGS.submit(payload_of, self.store, generation, asked)
@@ -206,9 +192,10 @@ class ViewOfGeneration:
                 await self.desk.start()
 
     def _tell(self) -> None:
-        k, layer = k_of(self.generation, self.address), layer_of(self.generation, self.address)
+        model = self.asker.name if self.asker else None
         self.copies.param.update(
-            python=python_of(self.store.uri, self.address, k, layer), sql=sql_of(self.address, layer)
+            python=python_of(self.store.uri, self.generation, self.address, model),
+            sql=sql_of(self.generation, self.address),
         )
 
 
@@ -319,6 +306,5 @@ CONTROLS: dict[View, Callable[[ViewOfGeneration], list[Any]]] = {
 def _heat_map(generation: Generation, address: GenerationAddress) -> Any:
     if not generation.layers:
         raise NotRecorded("activations", sorted(generation.recorded), generation.generation_id)
-    layer = layer_of(generation, address)
-    most = min(address.most, len(generation.neurons))
-    return generation.heat_map(layer, address.order, n_clusters=min(address.clusters, most), most=address.most)
+    clusters = clusters_of(generation, address)
+    return generation.heat_map(layer_of(generation, address), address.order, n_clusters=clusters, most=address.most)

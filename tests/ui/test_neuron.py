@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import actlake
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from actlake.queries import token_condition
 from actlake.ui import Server, serve
 from actlake.ui.address import NeuronAddress
-from actlake.ui.neuron import N_BINS, as_python, as_sql, neuron_at, neuron_payload
+from actlake.ui.neuron import N_BINS, N_RELATED, as_python, as_sql, neuron_at, neuron_payload
 from downloads import csv_rows, file_of
 from playwright.sync_api import Page, expect
 
@@ -198,14 +200,30 @@ def test_filters_that_leave_nothing_say_so(page: Page, server: Server) -> None:
     expect(page.get_by_text("No token is selected")).to_be_visible()
 
 
-def test_the_python_to_copy_gives_what_the_page_shows(store: actlake.Store) -> None:
-    made: dict[str, object] = {}
-    exec(as_python(store.uri, FILTERED), made)
-    copied, shown = made["neuron"], neuron_at(store, FILTERED)
-    assert isinstance(copied, actlake.queries.Neuron)
-    assert copied.n_tokens == 30
-    np.testing.assert_array_equal(copied.values, shown.values)
-    assert copied.examples("positive", 4).equals(shown.examples("positive", 4))
+@pytest.mark.parametrize("address", [FILTERED, replace(FILTERED, related=True, seed=3), NeuronAddress(0, 7)])
+def test_the_python_to_copy_gives_what_the_page_shows(store: actlake.Store, address: NeuronAddress) -> None:
+    made: dict[str, Any] = {}
+    exec(as_python(store.uri, address), made)
+    shown = neuron_payload(neuron_at(store, address), address)["neuron"]
+    assert made["stats"] == shown["stats"]
+    assert made["histogram"]["n"].tolist() == shown["histogram"]["counts"]
+    for frame, section in zip((made["greatest"], made["least"], made["drawn"][::-1]), shown["sections"], strict=True):
+        columns = ["generation_id", "position", "activation"]
+        examples = [tuple(example.values())[:3] for example in section["examples"]]
+        assert list(frame[columns].itertuples(index=False, name=None)) == examples
+    assert ("related" in made) == address.related
+    if address.related:
+        assert made["related"].equals(neuron_at(store, address).related(N_RELATED))
+
+
+@pytest.mark.browser
+def test_the_python_to_copy_has_the_related_neurons_once_they_are_shown(page: Page, server: Server) -> None:
+    opened_page(page, server, "?layer=1&neuron=3")
+    copy = page.get_by_role("button", name="copy as Python")
+    expect(copy).not_to_have_attribute("data-copy", re.compile("related"))
+    page.get_by_role("button", name="Find related neurons").click()
+    expect(page.locator(".related li").first).to_be_visible()
+    expect(copy).to_have_attribute("data-copy", re.compile(r"related = neuron\.related\(12\)"))
 
 
 def test_the_sql_to_copy_gives_what_the_page_shows(store: actlake.Store) -> None:
