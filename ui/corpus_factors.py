@@ -1,7 +1,6 @@
 """The factors of the corpus: those that were saved, and the page of one factorization. `factors_form` makes more."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
@@ -19,9 +18,10 @@ from .drawing import Drawing
 from .early import Early
 from .examples import records
 from .factor_cards import N_NEURONS, card
+from .factor_words import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, SCALE_NAMES, facts_of_saved, whose_tokens
 from .factors_form import factors_form
 from .jobs import LIGHT
-from .page import address_bar, copy_as, html, later, page, problem
+from .page import address_bar, copy_as, facts_list, html, later, page, problem
 from .runs import neuron_link
 
 Sort = Literal["factor", "explained", "stability"]
@@ -150,15 +150,6 @@ def factorization_heading(store: Store, address: FactorsAddress) -> Markup:
     """The title and what is known of the factorization, with a link to each factor's own page."""
     assert address.id is not None, "a factorization has a number"
     row = saved_factors(store, address.id, 1, 0).row
-    facts = {
-        "method": row["method"],
-        "k": row["k"],
-        "of": slice_sentence(row["slice"], row["layers"].tolist(), int(row["n_tokens"])),
-        "relative error": f"{row['error']:.4f}",
-        "negatives": row["negatives"],
-        "seed": row["seed"],
-        "iterations": f"{row['n_iterations']}{'' if row['converged'] else ', not converged'}",
-    }
     links = Markup(" ").join(
         Markup('<a href="./factors{}"{}>{}</a>').format(
             FactorsAddress(address.id, factor).query(),
@@ -170,39 +161,13 @@ def factorization_heading(store: Store, address: FactorsAddress) -> Markup:
     every = Markup('<a href="./factors{}">all factors</a>').format(FactorsAddress(address.id).query())
     return Markup(
         '<div class="heading"><h1>{}</h1><nav class="turn"><a href="./factors">All factorizations</a></nav></div>'
-        '<dl class="facts">{}</dl><nav class="each" aria-label="factors">{} {}</nav>'
+        '{}<nav class="each" aria-label="factors">{} {}</nav>'
     ).format(
         row["name"] if isinstance(row["name"], str) else f"Factorization {address.id}",
-        Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*fact) for fact in facts.items()),
+        facts_list(facts_of_saved(row)),
         every,
         links,
     )
-
-
-def slice_sentence(of: str, layers: Sequence[int], n_tokens: int) -> str:
-    """What was factored, in words; `of` is the factorization's `slice`, a JSON object.
-
-    >>> slice_sentence('{"generations": "0-27,30", "positions": "generated"}', [4, 3], 896)
-    'generations 0 to 27 and 30, layers 3 and 4, 896 generated tokens'
-    """
-    said = json.loads(of)
-    kind = said.get("positions", "all")
-    tokens = f"{n_tokens:,} {'' if kind == 'all' else f'{kind} '}token{'' if n_tokens == 1 else 's'}"
-    where = f" where {said['where']}" if "where" in said else ""
-    named = [_named("generation", said.get("generations", "")), _named("layer", number_ranges(layers))]
-    return ", ".join([*filter(None, named), tokens + where])
-
-
-def _named(noun: str, ranges: str) -> str:
-    """Ranges of numbers in words, after what they number: "layers 3 and 4"."""
-    parts: list[str] = []
-    for part in filter(None, ranges.split(",")):
-        first, to, last = part.partition("-") if not part.startswith("-") else (part, "", "")
-        parts += [first, last] if to and int(last) == int(first) + 1 else [f"{first} to {last}" if to else first]
-    if not parts:
-        return ""
-    many = len(parts) > 1 or " to " in parts[0]
-    return f"{noun}{'s' if many else ''} {', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}"
 
 
 def list_heading(store: Store) -> Markup:
@@ -216,23 +181,37 @@ def list_heading(store: Store) -> Markup:
     rows = Markup("").join(
         Markup(
             '<tr><td><a href="./factors?id={0}">{0}</a></td><td><a href="./factors?id={0}">{1}</a></td><td>{2}</td>'
-            "<td>{3}</td><td>{4}</td><td>{5:,}</td><td>{6:.4f}</td><td>{7:%Y-%m-%d %H:%M}</td></tr>"
+            "<td>{3}</td><td>{4}</td><td>{5}</td><td>{6:,}</td><td>{7}</td><td>{8}</td><td>{9:.4f}</td>"
+            "<td>{10:%Y-%m-%d %H:%M}</td></tr>"
         ).format(
             row["factorization_id"],
             row["name"] if isinstance(row["name"], str) else "–",
-            row["method"],
+            FACTOR_METHOD_NAMES.get(row["method"], row["method"]),
             row["k"],
             number_ranges(row["layers"].tolist()),
+            whose_tokens(row["slice"]),
             row["n_tokens"],
+            NEGATIVE_NAMES.get(row["negatives"], row["negatives"]),
+            SCALE_NAMES[bool(row["scale_layers"])],
             row["error"],
             row["created_at"],
         )
         for row in records(known[::-1])
     )
-    heads = Markup("").join(
-        Markup("<th>{}</th>").format(name)
-        for name in ("id", "name", "method", "k", "layers", "tokens", "error", "made")
+    columns = (
+        "id",
+        "name",
+        "method",
+        "k",
+        "layers",
+        "of",
+        "tokens",
+        "negative values",
+        "scaling",
+        "error",
+        "made",
     )
+    heads = Markup("").join(Markup("<th>{}</th>").format(name) for name in columns)
     return Markup(
         '<h1>Factors</h1><p class="lead">{} saved</p><div class="wide"><table class="list"><thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"

@@ -15,9 +15,9 @@ from ..errors import ActlakeError, Cancelled
 from ..queries import FACTOR_METHODS, NEGATIVES, POSITIONS, Store
 from .address import MAX_FACTORS, MAX_RERUNS, parse_layers
 from .controls import button, check, number, row, select, text
+from .factor_words import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, POSITION_NAMES
 from .jobs import PASSES
 from .page import html, problem
-from .views import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, POSITION_NAMES
 
 LOOK_AGAIN_S = 0.25
 DEFAULTS = {"k": 10, "seed": 0, "reruns": 0}

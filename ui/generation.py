@@ -12,7 +12,7 @@ from ..queries import Generation, Store
 from .address import GenerationAddress, View
 from .chosen import k_of
 from .early import Early
-from .page import address_bar, html, page, problem
+from .page import address_bar, facts_list, html, page, problem
 from .views import ViewOfGeneration, payload_of, state_of
 
 CONTROLS = Markup('<div class="controls-to-come"></div>')
@@ -87,13 +87,12 @@ def generation_heading(
         if (n := len(generation.layer_positions)) < generation.n_tokens:
             facts["activations at"] = f"{n} of {generation.n_tokens} positions"
     return Markup(
-        '<div class="heading"><h1>Generation {}</h1><nav class="turn"><a href="./">Corpus</a>{}{}</nav></div>'
-        '<dl class="facts">{}</dl>'
+        '<div class="heading"><h1>Generation {}</h1><nav class="turn"><a href="./">Corpus</a>{}{}</nav></div>{}'
     ).format(
         address.id,
         _turn_link("‹ Previous", address, before),
         _turn_link("Next ›", address, after),
-        Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*fact) for fact in facts.items()),
+        facts_list(facts),
     )
 
 

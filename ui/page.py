@@ -6,7 +6,7 @@ given.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
@@ -81,6 +81,12 @@ def html(markup: Markup, **options: Any) -> pn.pane.HTML:
 def problem(sentence: str) -> Markup:
     """One clear line that says what went wrong, with the way back."""
     return Markup('<p class="problem" role="alert">{} <a href="./">Back to the corpus</a></p>').format(sentence)
+
+
+def facts_list(facts: Mapping[str, object]) -> Markup:
+    """What is known of a thing, in one line."""
+    items = Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*fact) for fact in facts.items())
+    return Markup('<dl class="facts">{}</dl>').format(items)
 
 
 class CopyAs(pn.viewable.Viewer):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -40,9 +41,10 @@ from .chosen import clusters_of, has_to_be_computed, k_of, layer_of
 from .controls import button, check, number, row, select, text
 from .desk import Desk, Payload
 from .drawing import Drawing
+from .factor_words import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, POSITION_NAMES, accepted, facts_of_drawn
 from .jobs import DRAWINGS, FACTORS, cancellation
 from .maps import activations_payload, layers_payload
-from .page import copy_as, html
+from .page import copy_as, facts_list, html
 from .reproduce import python_of, sql_of
 from .runs import neuron_link
 from .strip import factors_payload, saliency_payload
@@ -56,9 +58,6 @@ METHOD_NAMES: dict[Method, str] = {
     "grad_norm": "gradient norm",
 }
 BY_NAMES = {"token": "tokens", "word": "words", "line": "lines"}
-FACTOR_METHOD_NAMES: dict[FactorMethod, str] = {"nmf": "NMF", "pca": "PCA", "ica": "ICA", "kmeans": "k-means"}
-POSITION_NAMES = {"all": "all", "prompt": "the prompt's", "generated": "generated ones"}
-NEGATIVE_NAMES = {"auto": "automatic", "clip": "clipped to 0", "split": "split off", "keep": "kept"}
 ORDER_NAMES = {"neuron": "as numbered", "agglomerative": "agglomerative clusters", "kmeans": "k-means clusters"}
 ROOM = 24_000_000
 """Most bytes of a matrix that a session holds and a page is sent; what is left out is said in the drawing."""
@@ -120,10 +119,14 @@ class ViewOfGeneration:
         self._move = move
         self.strip = Drawing(state=state_of(address))
         self.desk = Desk(self.strip, self._begin, DOING[address.view], can_be_long=address.view == "factors")
+        self.how = html(Markup(""), visible=False)
         self._made: tuple[GenerationAddress, Factors] | None = None
+        self._worked_out: dict[str, str] = {}
+        self._widgets: dict[str, Any] = {}
         self.copies = copy_as()
         self._tell()
         self.strip.param.watch(self._pinned, "state")
+        self.strip.param.watch(self._say_how, ["payload", "visible"])
         pn.state.onload(self.desk.start)
         pn.state.on_session_destroyed(lambda context: self.desk.following.give_up())
 
@@ -131,7 +134,7 @@ class ViewOfGeneration:
         """What the page shows of this view, one under another."""
         controls = CONTROLS[self.address.view](self)
         line = [row(*controls, *self.desk.parts())] if controls else []
-        return [*line, self.desk.trouble, self.strip, self.copies]
+        return [*line, self.desk.trouble, self.how, self.strip, self.copies]
 
     def change(self, **changes: Any) -> None:
         """Move the address, and work out what it says now."""
@@ -143,8 +146,19 @@ class ViewOfGeneration:
         self.change(**changes)
         await self.desk.start()
 
-    def control(self, widget: Any, name: str, read: Callable[[Any], Any] = lambda value: value) -> Any:
-        """A widget that writes one part of the address, and forgets what was pinned of the drawing before."""
+    def control(
+        self,
+        widget: Any,
+        name: str,
+        read: Callable[[Any], Any] = lambda value: value,
+        *,
+        settles: Callable[[Any], dict[str, Any]] = lambda value: {},
+    ) -> Any:
+        """A widget that writes one part of the address, and forgets what was pinned of the drawing before.
+
+        `settles` gives what other parts of it must be then, which their widgets show.
+        """
+        self._widgets[name] = widget
 
         async def changed(event: Any) -> None:
             try:
@@ -154,10 +168,16 @@ class ViewOfGeneration:
                 self.desk.trouble.visible = True
                 self.strip.visible = False
                 return
+            if value == getattr(self.address, name) and self.strip.visible:
+                return  # another widget has settled it
             pins = {"factor": None} if self.address.view == "factors" else {}
             if pins:
                 self.strip.state = {"factor": None}
-            await self.choose(**{name: value}, **pins)
+            settled = settles(value)
+            self.change(**{name: value}, **settled, **pins)
+            for other, at in settled.items():
+                self._widgets[other].value = at
+            await self.desk.start()
 
         widget.param.watch(changed, "value")
         return widget
@@ -173,11 +193,16 @@ class ViewOfGeneration:
     def _begin(self, cancel: Event) -> "Future[Payload]":
         generation, asked = self.generation, self.address
         if asked.view == "factors":
-            return FACTORS.submit(lambda: factors_payload(generation, self.factors(cancel)))
+            return FACTORS.submit(self._factorised, asked, cancel)
         needs_model = asked.watch or has_to_be_computed(generation)
         if asked.view == "layers" and self.asker is not None and needs_model:
             return self.asker.submit(lambda model: watched_payload_of(generation, asked, model))
         return DRAWINGS.submit(payload_of, self.store, generation, asked)
+
+    def _factorised(self, asked: GenerationAddress, cancel: Event) -> Payload:
+        factors = self.factors(cancel)
+        self._worked_out = facts_of_drawn(factors, asked.negatives)
+        return factors_payload(self.generation, factors)
 
     async def _pinned(self, event: Any) -> None:
         state = event.new
@@ -190,6 +215,11 @@ class ViewOfGeneration:
             self.change(cell=state.get("cell") and tuple(state["cell"]))
             if self.address.watch and self.address.cell != before:
                 await self.desk.start()
+
+    def _say_how(self, *events: Any) -> None:
+        """How what is drawn was worked out."""
+        self.how.object = str(facts_list(self._worked_out))
+        self.how.visible = bool(self._worked_out) and bool(self.strip.payload) and self.strip.visible
 
     def _tell(self) -> None:
         model = self.asker.name if self.asker else None
@@ -223,12 +253,9 @@ def _factor_controls(view: ViewOfGeneration) -> list[Any]:
     negatives = select("negative values", {NEGATIVE_NAMES[name]: name for name in NEGATIVES}, address.negatives, 120)
     scale = check("layers count alike", address.scale)
     seed = number("seed", address.seed, 0, 2**31 - 1)
-    stability = button("Check stability")
+    reruns = number("reruns, for stability", address.reruns, 0, MAX_RERUNS, 130)
     save = button("Save to the store")
     saved = html(Markup(""), align="end", visible=False)
-
-    async def again(event: object) -> None:
-        await view.choose(reruns=min(MAX_RERUNS, 4))
 
     async def keep(event: object) -> None:
         save.disabled = True
@@ -244,17 +271,19 @@ def _factor_controls(view: ViewOfGeneration) -> list[Any]:
             said = Markup('<p class="status" role="alert">{}</p>').format(NOT_SAVED)
         saved.object, saved.visible, save.disabled = str(said), True, False
 
-    stability.on_click(again)
+    def settled(method: FactorMethod) -> dict[str, Any]:
+        return accepted(method, view.address.negatives, view.address.reruns)
+
     save.on_click(keep)
     return [
-        view.control(select("method", names, address.factor_method, 100), "factor_method"),
+        view.control(select("method", names, address.factor_method, 100), "factor_method", settles=settled),
         view.control(k, "k", lambda value: value or 1),
         view.control(layers, "layers", parse_layers),
         view.control(positions, "positions"),
         view.control(negatives, "negatives"),
         view.control(seed, "seed", lambda value: value or 0),
+        view.control(reruns, "reruns", lambda value: value or 0),
         view.control(scale, "scale"),
-        stability,
         save,
         saved,
     ]
@@ -277,10 +306,23 @@ def _activation_controls(view: ViewOfGeneration) -> list[Any]:
 
 def _layer_controls(view: ViewOfGeneration) -> list[Any]:
     if view.asker is None or "hidden_states" not in view.generation.recorded:
-        return []
+        return [html(unwatched(view))] if view.asker is None and view.address.watch else []
     watched = ", ".join(token.replace(" ", "·") for token in view.address.watch)
     watch = text("watch tokens, as ·is, ·are (· is a space)", watched, "none", 260)
     return [view.control(watch, "watch", parse_watched)]
+
+
+def unwatched(view: ViewOfGeneration) -> Markup:
+    """Why the tokens that a link watches are not drawn where no model is served, and how they would be."""
+    named = ", ".join(f"“{token.replace(' ', '·')}”" for token in view.address.watch)
+    if "hidden_states" in view.generation.recorded:
+        how = Markup("serve the store with it, <code>actlake serve {} --model {}</code>.").format(
+            shlex.quote(view.store.uri), shlex.quote(view.generation.model)
+        )
+    else:
+        how = Markup("and its hidden states, which were not recorded (<code>--record hidden_states</code>).")
+    said = '<p class="status" role="status">This link watches {}. Watching tokens needs the model: {}</p>'
+    return Markup(said).format(named, how)
 
 
 def parse_watched(text: str) -> tuple[str, ...]:

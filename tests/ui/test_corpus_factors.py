@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,12 @@ import actlake
 import numpy as np
 import pandas as pd
 import pytest
+import stores
 from actlake.queries import saved_factors
+from actlake.store import Location
 from actlake.ui import Server, serve
 from actlake.ui.corpus_factors import FactorsAddress, as_python, factorization_payload
+from actlake.ui.factor_words import facts_of_saved
 from downloads import csv_rows, file_of
 from playwright.sync_api import Page, expect
 
@@ -147,6 +151,51 @@ def test_a_picture_of_a_factorization_has_its_labels(page: Page, running: Server
 def test_a_bad_address_is_one_clear_line(page: Page, running: Server, query: str, sentence: str) -> None:
     opened_page(page, running, query)
     expect(page.get_by_role("alert")).to_contain_text(sentence)
+
+
+@pytest.mark.browser
+def test_what_is_known_of_how_a_factorization_was_made_is_said(
+    page: Page, running: Server, saved: actlake.Store
+) -> None:
+    where = "token != '<b>'"
+    options = {"negatives": "split", "where": where, "positions": "prompt", "seed": 7}
+    number = saved.save(saved.factors(2, layers=[1], scale_layers=True, reruns=2, **options))
+    row = saved.factorizations().iloc[number]
+    opened_page(page, running, f"?id={number}")
+    facts = dict(zip(*(page.locator(f".facts {name}").all_text_contents() for name in ("dt", "dd")), strict=True))
+    assert facts == {
+        "method": "NMF",
+        "k": "2",
+        "of": f"generations 0 to 6, layer 1, 14 prompt tokens where {where}",
+        "relative error": f"{row['error']:.4f}",
+        "negative values": "split off",
+        "scaling": "layers count alike",
+        "seed": "7",
+        "reruns": "2",
+        "iterations": str(row["n_iterations"]),
+        "solver": "actlake's HALS (init nndsvda, tol 0.0001, max_iter 500)",
+        "made": f"{row['created_at']:%Y-%m-%d %H:%M} UTC",
+        "with": ", ".join(f"{library} {version}" for library, version in json.loads(row["versions"]).items()),
+    }
+    assert "scikit-learn" in facts["with"]
+    opened_page(page, running)
+    heads, cells = (
+        page.locator(f"table.list {name}").all_text_contents() for name in ("th", "tbody tr:first-child td")
+    )
+    said = dict(zip(heads, cells, strict=True))
+    assert said["of"] == f"generations 0 to 6, prompt tokens where {where}"
+    assert (said["negative values"], said["scaling"]) == ("split off", "layers count alike")
+    expect(page.locator("table.list tbody tr").last).to_contain_text("generations 0 to 6")
+
+
+def test_what_an_older_format_did_not_keep_is_unknown(tmp_path: Path) -> None:
+    location = Location.of(tmp_path)
+    stores.a_store(location)
+    stores.save_factors(location)
+    stores.as_of_format(location, 4)
+    known = actlake.open(tmp_path).factorizations()
+    facts = facts_of_saved(known.to_dict("records")[0])
+    assert facts["reruns"] == facts["solver"] == facts["with"] == "unknown (it was not kept then)"
 
 
 def test_the_python_to_copy_gives_what_the_page_shows(saved: actlake.Store) -> None:

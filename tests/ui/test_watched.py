@@ -95,3 +95,17 @@ def test_a_link_to_what_cannot_be_watched_shows_the_sentence_in_place_of_the_dra
     page.wait_for_function("globalThis.Bokeh?.documents.length > 0 && Bokeh.documents.every((one) => one.is_idle)")
     expect(page.locator("#early")).to_have_count(0, timeout=4_500)  # a drawing would be waited for, 5 s from here on
     expect(page.locator("canvas")).to_have_count(0)
+
+
+@pytest.mark.parametrize("query", ["&watch=1%0A2", "&watch=1%0A2&cell=2.1", ""])
+def test_where_no_model_is_served_a_link_that_watches_says_what_it_needs(
+    page: Page, store: actlake.Store, toy_folder: Path, query: str
+) -> None:
+    with serve(store, port=0, block=False) as running:
+        page.goto(f"{running.url}generation?id=0&view=layers{query}")
+        expect(page.locator("#early")).to_have_count(0)
+        expect(page.locator("canvas")).to_be_visible()
+        said = page.get_by_text("This link watches “1”, “2”. Watching tokens needs the model")
+        expect(said).to_have_count(1 if query else 0)
+        if query:
+            expect(said).to_contain_text(f"actlake serve {store.uri} --model {toy_folder}")
