@@ -173,6 +173,46 @@ class GenerationAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedFactors:
+    """What the form at `/factors` asks of the corpus: the options of `Store.factors`, and a name to save them by."""
+
+    k: int = 10
+    layers: tuple[int, ...] | None = None
+    method: FactorMethod = "nmf"
+    positions: Which = "all"
+    where: str = ""
+    negatives: Negatives = "auto"
+    scale_layers: bool = False
+    seed: int = 0
+    reruns: int = 0
+    name: str = ""
+
+    @classmethod
+    def parse(cls, query: str) -> Self:
+        """What a URL's query string asks for. Raises InvalidOption on a value that cannot be asked for."""
+        given = dict(_pairs(query))
+        return cls(**{name: read(name, given[name]) for name, read in _FACTORS_READERS.items() if given.get(name)})
+
+    def query(self) -> str:
+        """The query string that says it, empty for the form as it is at first.
+
+        >>> AskedFactors(20, layers=(4, 5), where="rank > 1").query()
+        '?k=20&layers=4-5&where=rank+%3E+1'
+        """
+        said = {
+            field.name: _as_text(getattr(self, field.name))
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        return f"?{urlencode(said)}" if said else ""
+
+    def options(self) -> dict[str, Any]:
+        """The options of `Store.factors` after `k`."""
+        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("k", "name")}
+        return options | {"layers": self.layers and list(self.layers), "where": self.where.strip() or None}
+
+
+@dataclass(frozen=True, slots=True)
 class NeuronAddress:
     """What a neuron's page shows: the neuron, at which tokens, and how.
 
@@ -321,6 +361,13 @@ _SQL_READERS: dict[str, Callable[[str, str], Any]] = {
     "chart": _one_of("line", "bar", "scatter", "histogram"),
     "x": lambda name, text: text,
     "y": lambda name, text: text,
+}
+
+_FACTORS_READERS: dict[str, Callable[[str, str], Any]] = {
+    **{name: _READERS[name] for name in ("k", "layers", "positions", "negatives", "seed", "reruns")},
+    "method": _READERS["factor_method"],
+    "scale_layers": _flag,
+    **dict.fromkeys(("where", "name"), lambda name, text: text),
 }
 
 _NEURON_READERS: dict[str, Callable[[str, str], Any]] = {

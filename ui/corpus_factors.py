@@ -73,7 +73,7 @@ def factors_page(store: Store) -> pn.Template:
         address = FactorsAddress.parse(location.search)
         store.refresh()
         if address.id is None:
-            return page("Factors · actlake", *factors_form(store, list_heading))
+            return page("Factors · actlake", *factors_form(store, list_heading, location))
     except ActlakeError as error:
         return page("Factors · actlake", html(problem(str(error))))
     return later(

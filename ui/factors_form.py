@@ -5,44 +5,72 @@ store, where every session finds it.
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
 import panel as pn
 from markupsafe import Markup
+from panel.io.location import Location
 
-from ..errors import ActlakeError, Cancelled
+from ..errors import ActlakeError, Cancelled, number_ranges
 from ..queries import FACTOR_METHODS, NEGATIVES, POSITIONS, Store
-from .address import MAX_FACTORS, MAX_RERUNS, parse_layers
+from .address import MAX_FACTORS, MAX_RERUNS, AskedFactors, parse_layers
 from .controls import button, check, number, row, select, text
-from .factor_words import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, POSITION_NAMES
+from .factor_words import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, POSITION_NAMES, accepted
 from .jobs import PASSES
-from .page import html, problem
+from .page import copy_as, html, problem
 
 LOOK_AGAIN_S = 0.25
-DEFAULTS = {"k": 10, "seed": 0, "reruns": 0}
 STATUS = Markup('<p class="status" role="status">{}</p>')
 SAVED = STATUS.format(Markup('Saved: <a href="./factors?id={0}">factorization {0}</a>'))
 
 
-def factors_form(store: Store, heading: Callable[[Store], Markup]) -> list[Any]:
-    """The list that `heading` gives, and under it the form; what it makes is in the list at once."""
+def factors_form(store: Store, heading: Callable[[Store], Markup], location: Location) -> list[Any]:
+    """The list that `heading` gives, and under it the form; what it makes is in the list at once.
+
+    What the form asks for is the address, which fills it when it is opened; nothing begins by itself. Raises InvalidOption.
+    """
+    asked = AskedFactors.parse(location.search)
     made = html(heading(store))
     methods = {FACTOR_METHOD_NAMES[method]: method for method in FACTOR_METHODS}
     positions = {POSITION_NAMES[which]: which for which in POSITIONS}
     negatives = {NEGATIVE_NAMES[how]: how for how in NEGATIVES}
-    asked: dict[str, Any] = {
-        "method": select("method", methods, FACTOR_METHODS[0], 100),
-        "k": number("factors (k)", DEFAULTS["k"], 1, MAX_FACTORS, 90),
-        "layers": text("layers", "", "all", 110),
-        "positions": select("positions", positions, POSITIONS[0], 130),
-        "where": text("tokens where (SQL)", "", "run_id = 0", 180),
-        "negatives": select("negative values", negatives, NEGATIVES[0], 120),
-        "seed": number("seed", DEFAULTS["seed"], 0, 2**31 - 1, 90),
-        "reruns": number("reruns, for stability", DEFAULTS["reruns"], 0, MAX_RERUNS, 130),
-        "scale_layers": check("layers count alike", False),
+    widgets: dict[str, Any] = {
+        "method": select("method", methods, asked.method, 100),
+        "k": number("factors (k)", asked.k, 1, MAX_FACTORS, 90),
+        "layers": text("layers", number_ranges(asked.layers or ()), "all", 110),
+        "positions": select("positions", positions, asked.positions, 130),
+        "where": text("tokens where (SQL)", asked.where, "run_id = 0", 180),
+        "negatives": select("negative values", negatives, asked.negatives, 120),
+        "seed": number("seed", asked.seed, 0, 2**31 - 1, 90),
+        "reruns": number("reruns, for stability", asked.reruns, 0, MAX_RERUNS, 130),
+        "scale_layers": check("layers count alike", asked.scale_layers),
+        "name": text("name", asked.name, "optional", 180),
     }
-    name = text("name", "", "optional", 180)
+    copies = copy_as(python=as_python(store.uri, asked))
+    wrong = ""
+
+    def change(event: Any) -> None:
+        """The form as it stands is the address, but for what a method refuses, which it sets back."""
+        nonlocal asked, wrong
+        try:
+            now = AskedFactors(**{name: _read(name, widget.value) for name, widget in widgets.items()})
+        except ActlakeError as error:
+            wrong = said.object = str(problem(str(error)))
+            return
+        if said.object == wrong:
+            wrong = said.object = ""
+        settled = accepted(now.method, now.negatives, now.reruns) if now.method != asked.method else {}
+        asked = replace(now, **settled)
+        for other, value in settled.items():
+            widgets[other].value = value
+        if asked.query() != location.search:
+            location.search = asked.query()
+        copies.python = as_python(store.uri, asked)
+
+    for widget in widgets.values():
+        widget.param.watch(change, "value")
     start = button("Factorise", color="primary")
     stop = button("Cancel", visible=False)
     bar = pn.indicators.Progress(value=0, max=1000, visible=False, width=180, margin=(0, 0, 12, 0), align="end")
@@ -58,10 +86,8 @@ def factors_form(store: Store, heading: Callable[[Store], Markup]) -> list[Any]:
             at[:] = done, total
 
         try:
-            options = {
-                key: DEFAULTS.get(key) if widget.value is None else widget.value for key, widget in asked.items()
-            }
-            job = PASSES.submit(factorised, store, options, (name.value or "").strip() or None, cancel, progress)
+            parse_layers(widgets["layers"].value or "")  # of layers that cannot be read the address says those before
+            job = PASSES.submit(factorised, store, asked, cancel, progress)
             while not job.done():
                 if cancel.is_set() and job.cancel():  # it stood in the line
                     raise Cancelled("the factorization")
@@ -84,7 +110,7 @@ def factors_form(store: Store, heading: Callable[[Store], Markup]) -> list[Any]:
     stop.on_click(lambda event: cancel.set())
     pn.state.on_session_destroyed(lambda context: cancel.set())
     title = html(Markup('<h2 class="section">A new factorization</h2>'))
-    return [made, title, row(*asked.values(), name, start, stop, bar, margin=(6, 0)), said]
+    return [made, title, row(*widgets.values(), start, stop, bar, margin=(6, 0)), said, copies]
 
 
 def _status(is_cancelled: bool, is_running: bool) -> Markup:
@@ -93,12 +119,30 @@ def _status(is_cancelled: bool, is_running: bool) -> Markup:
     return STATUS.format("Factorising …" if is_running else "Waiting: two others are being worked out …")
 
 
-def factorised(
-    store: Store, options: dict[str, Any], name: str | None, cancel: Event, progress: Callable[[int, int], None]
-) -> int:
-    """Makes factors of the corpus, or of what the options select, and saves them; gives the number. Raises as `Store.factors`."""
-    layers, where = parse_layers(options.pop("layers") or ""), (options.pop("where") or "").strip() or None
-    factors = store.factors(layers=layers, where=where, cancel=cancel, on_progress=progress, **options)
+def factorised(store: Store, asked: AskedFactors, cancel: Event, progress: Callable[[int, int], None]) -> int:
+    """Makes factors of the corpus, or of what is asked of it, and saves them; gives the number. Raises as `Store.factors`."""
+    factors = store.factors(asked.k, cancel=cancel, on_progress=progress, **asked.options())
     if cancel.is_set():  # of methods that do not look at it
         raise Cancelled("the factorization")
-    return store.save(factors, name)
+    return store.save(factors, asked.name.strip() or None)
+
+
+def as_python(uri: str, asked: AskedFactors) -> str:
+    """The calls that make and save what the form asks for."""
+    usual, name = AskedFactors().options(), asked.name.strip()
+    named = [f"{option}={value!r}" for option, value in asked.options().items() if value != usual[option]]
+    lines = [
+        "import actlake",
+        "",
+        f"store = actlake.open({uri!r})",
+        f"factors = store.factors({', '.join([str(asked.k), *named])})",
+        f"factorization_id = store.save(factors{f', {name!r}' if name else ''})",
+    ]
+    return "\n".join(lines)
+
+
+def _read(name: str, value: Any) -> Any:
+    """What a widget says: one that was emptied what it says at first. Raises InvalidOption for layers that are none."""
+    if name == "layers":
+        return parse_layers(value or "")
+    return getattr(AskedFactors(), name) if value is None else value

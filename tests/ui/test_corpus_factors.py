@@ -6,6 +6,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import actlake
 import numpy as np
@@ -15,8 +16,11 @@ import stores
 from actlake.queries import saved_factors
 from actlake.store import Location
 from actlake.ui import Server, serve
+from actlake.ui.address import AskedFactors
 from actlake.ui.corpus_factors import FactorsAddress, as_python, factorization_payload
 from actlake.ui.factor_words import facts_of_saved
+from actlake.ui.factors_form import as_python as made_as_python
+from actlake.ui.factors_form import factorised
 from downloads import csv_rows, file_of
 from playwright.sync_api import Page, expect
 
@@ -71,6 +75,85 @@ def test_what_cannot_be_factored_is_one_clear_line(page: Page, running: Server) 
     page.get_by_role("button", name="Factorise").click()
     expect(page.get_by_role("alert")).to_contain_text("no layer 9")
     expect(page.get_by_role("button", name="Factorise")).to_be_visible()
+
+
+@pytest.mark.browser
+def test_what_the_form_asks_for_is_its_address_which_fills_it_and_begins_nothing(
+    page: Page, running: Server, saved: actlake.Store
+) -> None:
+    n_saved = len(saved.refresh().factorizations())
+    opened_page(page, running)
+    for label, value in {
+        "factors (k)": "2",
+        "layers": "1",
+        "tokens where (SQL)": "token != '.'",
+        "name": "a & b",
+    }.items():
+        page.get_by_label(label, exact=True).fill(value)
+        page.get_by_label(label, exact=True).press("Enter")
+    page.get_by_label("reruns, for stability").fill("3")
+    page.get_by_label("reruns, for stability").press("Enter")
+    page.get_by_role("checkbox").check()
+    page.get_by_label("negative values").select_option("split off")
+    page.wait_for_url("**negatives=split**")
+    page.get_by_label("method").select_option("PCA")
+    wanted = AskedFactors(2, (1,), "pca", where="token != '.'", scale_layers=True, name="a & b")
+    page.wait_for_url(f"**/factors{wanted.query()}")
+    expect(page.get_by_label("reruns, for stability")).to_have_value("0")
+    copied = page.get_by_role("button", name="copy as Python")
+    expect(copied).to_have_attribute("data-copy", made_as_python(saved.uri, wanted))
+    page.reload()
+    expect(page.locator("#early")).to_have_count(0)
+    expect(page.get_by_label("tokens where (SQL)")).to_have_value("token != '.'")
+    expect(page.get_by_label("layers", exact=True)).to_have_value("1")
+    expect(page.get_by_label("method")).to_have_value("PCA")
+    expect(page.get_by_role("checkbox")).to_be_checked()
+    expect(page.get_by_role("button", name="Factorise")).to_be_visible()
+    assert len(saved.refresh().factorizations()) == n_saved
+    page.get_by_role("button", name="Factorise").click()
+    expect(page.get_by_role("link", name=f"factorization {n_saved}")).to_be_visible()
+    assert saved.refresh().factorizations().iloc[n_saved][["name", "k"]].tolist() == ["a & b", 2]
+
+
+@pytest.mark.browser
+def test_layers_that_cannot_be_read_are_one_clear_line_and_make_nothing(page: Page, running: Server) -> None:
+    opened_page(page, running, "?k=2")
+    layers = page.get_by_label("layers", exact=True)
+    layers.fill("one")
+    layers.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("one")
+    page.get_by_role("button", name="Factorise").click()
+    expect(page.get_by_role("alert")).to_contain_text("one")
+    layers.fill("0")
+    layers.press("Enter")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.wait_for_url("**/factors?k=2&layers=0")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        AskedFactors(),
+        AskedFactors(2, (1,), "kmeans", "generated", "token != '.'", seed=3, name=" 'a' "),
+        AskedFactors(3, (0, 1), negatives="clip", scale_layers=True, reruns=1),
+    ],
+)
+def test_the_python_of_the_form_makes_and_saves_what_the_form_does(
+    tmp_path: Path, write_store: Callable[..., actlake.Store], asked: AskedFactors
+) -> None:
+    assert AskedFactors.parse(asked.query()) == asked
+    store = write_store(tmp_path, *[([f"w{i}", " goes", " on", "."], 2) for i in range(7)])
+    number = factorised(store, asked, Event(), lambda done, total: None)
+    made: dict[str, object] = {}
+    exec(made_as_python(store.uri, asked), made)
+    assert made["factorization_id"] == number + 1
+    unlike = "exclude (factorization_id, created_at)"
+    for query in (f"select * {unlike} from factorizations", "from factor_tokens", "from factor_neurons"):
+        rows = [
+            store.refresh().sql(f"from ({query} where factorization_id = {one}) order by all").df()
+            for one in (number, number + 1)
+        ]
+        pd.testing.assert_frame_equal(*(each.drop(columns="factorization_id", errors="ignore") for each in rows))
 
 
 @pytest.mark.browser
@@ -146,7 +229,8 @@ def test_a_picture_of_a_factorization_has_its_labels(page: Page, running: Server
 
 @pytest.mark.browser
 @pytest.mark.parametrize(
-    ("query", "sentence"), [("?id=7", "7"), ("?id=x", "whole number"), ("?id=0&factor=9", "0 to 2")]
+    ("query", "sentence"),
+    [("?id=99", "99"), ("?id=x", "whole number"), ("?id=0&factor=9", "0 to 2"), ("?k=0", "from 1 to 64")],
 )
 def test_a_bad_address_is_one_clear_line(page: Page, running: Server, query: str, sentence: str) -> None:
     opened_page(page, running, query)
