@@ -2,9 +2,9 @@
 store, where every session finds it.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from threading import Event
 from typing import Any
@@ -18,10 +18,11 @@ from ..queries import FACTOR_METHODS, NEGATIVES, POSITIONS, Store
 from .address import MAX_FACTORS, MAX_RERUNS, AskedFactors, parse_layers
 from .controls import button, check, number, row, select, text
 from .factor_words import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, POSITION_NAMES, accepted
-from .jobs import PASSES
+from .following import Following
+from .jobs import MOST_PASSES, PASSES
 from .page import copy_as, html, problem
 
-LOOK_AGAIN_S = 0.25
+FACTORISING, IN_LINE = "Factorising …", f"Waiting: {MOST_PASSES} others are being worked out …"
 STATUS = Markup('<p class="status" role="status">{}</p>')
 SAVED = STATUS.format(Markup('Saved: <a href="./factors?id={0}">factorization {0}</a>'))
 
@@ -72,51 +73,36 @@ def factors_form(store: Store, heading: Callable[[Store], Markup], location: Loc
     for widget in widgets.values():
         widget.param.watch(change, "value")
     start = button("Factorise", color="primary")
-    stop = button("Cancel", visible=False)
-    bar = pn.indicators.Progress(value=0, max=1000, visible=False, width=180, margin=(0, 0, 12, 0), align="end")
+    following = Following("the factorization")
     said = html(Markup(""))
-    cancel = Event()
+
+    def begin(cancel: Event) -> "Future[int]":
+        return PASSES.submit(factorised, store, asked, cancel, following.report)
 
     async def work(event: object) -> None:
-        cancel.clear()
-        start.visible, stop.visible, bar.visible, bar.value = False, True, True, -1
-        at = [0, 0]
-
-        def progress(done: int, total: int) -> None:
-            at[:] = done, total
-
+        start.visible = False
         try:
             parse_layers(widgets["layers"].value or "")  # of layers that cannot be read the address says those before
-            job = PASSES.submit(factorised, store, asked, cancel, progress)
-            while not job.done():
-                if cancel.is_set() and job.cancel():  # it stood in the line
-                    raise Cancelled("the factorization")
-                said.object = str(_status(cancel.is_set(), job.running()))
-                bar.value = min(1000, 1000 * at[0] // at[1]) if at[1] else -1
-                await asyncio.sleep(LOOK_AGAIN_S)
-            saved = job.result()
+            saved = await following.result(begin, lambda job: _say(said, FACTORISING if job.running() else IN_LINE))
             made.object = str(heading(store))
             said.object = str(SAVED.format(saved))
         except Cancelled:
-            said.object = str(STATUS.format("Cancelled: nothing was kept."))
+            _say(said, "Cancelled: nothing was kept.")
         except ActlakeError as error:
             said.object = str(problem(str(error)))
         except Exception:
             logging.getLogger(__name__).exception("a factorization failed")
             said.object = str(problem("The factorization failed; the log of `actlake serve` says why."))
-        start.visible, stop.visible, bar.visible = True, False, False
+        start.visible = True
 
     start.on_click(work)
-    stop.on_click(lambda event: cancel.set())
-    pn.state.on_session_destroyed(lambda context: cancel.set())
+    pn.state.on_session_destroyed(lambda context: following.give_up())
     title = html(Markup('<h2 class="section">A new factorization</h2>'))
-    return [made, title, row(*widgets.values(), start, stop, bar, margin=(6, 0)), said, copies]
+    return [made, title, row(*widgets.values(), start, following.stop, following.bar, margin=(6, 0)), said, copies]
 
 
-def _status(is_cancelled: bool, is_running: bool) -> Markup:
-    if is_cancelled:
-        return STATUS.format("Cancelling …")
-    return STATUS.format("Factorising …" if is_running else "Waiting: two others are being worked out …")
+def _say(pane: pn.pane.HTML, sentence: str) -> None:
+    pane.object = str(STATUS.format(sentence))
 
 
 def factorised(store: Store, asked: AskedFactors, cancel: Event, progress: Callable[[int, int], None]) -> int:

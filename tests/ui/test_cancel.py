@@ -75,7 +75,7 @@ def test_who_waits_for_others_is_told_and_can_leave_the_line(page: Page, server:
     others = [PASSES.submit(done.wait, 60) for _ in range(MOST_PASSES)]
     try:
         page.get_by_role("button", name="Factorise").click()
-        expect(page.get_by_text("two others are being worked out")).to_be_visible()
+        expect(page.get_by_text("others are being worked out")).to_be_visible()
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_text("Cancelled: nothing was kept.")).to_be_visible()
     finally:
