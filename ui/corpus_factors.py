@@ -76,44 +76,56 @@ def factors_page(store: Store) -> pn.Template:
             return page("Factors · actlake", *factors_form(store, list_heading, location))
     except ActlakeError as error:
         return page("Factors · actlake", html(problem(str(error))))
+    shown = _Page(store, location, address)
     return later(
         f"Factorization {address.id} · actlake",
+        shown.parts(),
         lambda: LIGHT.submit(lambda: (factorization_heading(store, address), factorization_payload(store, address))),
-        lambda found: _parts(store, location, address, *found),
+        shown.fill,
     )
 
 
-def _parts(
-    store: Store, location: Location, address: FactorsAddress, heading: Markup, payload: dict[str, Any]
-) -> list[Any]:
-    """The parts of a factorization's page; what is chosen on it moves the address, and what is written is a label."""
-    assert address.id is not None, "a factorization has a number"
-    drawing = Drawing(state={"sort": address.sort, "whole": address.whole})
-    drawing.draw(payload)
-    said = html(Markup(""))
+class _Page:
+    """The parts of a factorization's page, empty until it is read; what is chosen on them moves the address, and what is written
+    is a label."""
 
-    async def name(event: Any) -> None:
+    def __init__(self, store: Store, location: Location, address: FactorsAddress) -> None:
+        assert address.id is not None, "a factorization has a number"
+        self._store, self._location, self._address = store, location, address
+        self._heading, self._said = html(Markup("")), html(Markup(""))
+        self._drawing = Drawing(state={"sort": address.sort, "whole": address.whole})
+        n = EXAMPLES_OF_ALL if address.factor is None else EXAMPLES_OF_ONE
+        self._copies = copy_as(python=as_python(store.uri, address), sql=top_tokens_sql(address.id, n, address.factor))
+
+    def parts(self) -> list[Any]:
+        """What the page shows, one under another."""
+        return [self._heading, self._drawing, self._said, self._copies]
+
+    def fill(self, found: tuple[Markup, dict[str, Any]]) -> None:
+        """Shows the heading and the drawing."""
+        heading, payload = found
+        self._heading.object = str(heading)
+        self._drawing.draw(payload)
+        self._drawing.param.watch(self._name, "state")
+        self._drawing.param.watch(self._move, "state")
+
+    async def _name(self, event: Any) -> None:
         label = event.new.get("label")
         if label is None or label == (event.old or {}).get("label"):
             return
         text, factor = str(label["text"]).strip(), int(label["factor"])
         try:
-            saved = LIGHT.submit(lambda: store.label(text, factorization_id=address.id, factor=factor))
-            await asyncio.wrap_future(saved)
-            said.object = str(Markup('<p class="status" role="status">{}</p>').format("label saved"))
+            saving = LIGHT.submit(lambda: self._store.label(text, factorization_id=self._address.id, factor=factor))
+            await asyncio.wrap_future(saving)
+            self._said.object = str(Markup('<p class="status" role="status">{}</p>').format("label saved"))
         except ActlakeError as error:
-            said.object = str(problem(str(error)))
+            self._said.object = str(problem(str(error)))
 
-    def move(event: Any) -> None:
-        now = FactorsAddress(address.id, address.factor, event.new.get("sort", "factor"), bool(event.new.get("whole")))
-        if now.query() != location.search:
-            location.search = now.query()
-
-    drawing.param.watch(name, "state")
-    drawing.param.watch(move, "state")
-    n = EXAMPLES_OF_ALL if address.factor is None else EXAMPLES_OF_ONE
-    copies = copy_as(python=as_python(store.uri, address), sql=top_tokens_sql(address.id, n, address.factor))
-    return [html(heading), drawing, said, copies]
+    def _move(self, event: Any) -> None:
+        sort, whole = event.new.get("sort", "factor"), bool(event.new.get("whole"))
+        now = FactorsAddress(self._address.id, self._address.factor, sort, whole)
+        if now.query() != self._location.search:
+            self._location.search = now.query()
 
 
 def factors_early(store: Store, query: str) -> Early:

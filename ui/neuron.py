@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from threading import Event
@@ -46,8 +46,8 @@ _found: WeakKeyDictionary[Store, OrderedDict[tuple[int, NeuronAddress], Neuron]]
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """What a page shows of a neuron, as threads found it."""
+class _Found:
+    """What a page shows of a neuron, as a thread found it."""
 
     neuron: Neuron
     payload: dict[str, Any]
@@ -62,95 +62,104 @@ def neuron_page(store: Store) -> pn.Template:
     try:
         address = NeuronAddress.parse(location.search)
     except ActlakeError as error:
-        failed = error
-        return later(
-            "Neuron · actlake", lambda: LIGHT.submit(missing, store, location.search, failed), lambda said: [html(said)]
-        )
+        said, failed = html(Markup("")), error
 
-    def found() -> _Shown:
-        neuron = neuron_at(store, address)
-        return _Shown(
-            neuron, neuron_payload(neuron, address), label_of(store, address), run_to_name(store, address.run)
-        )
+        def say(markup: Markup) -> None:
+            said.object = str(markup)
+
+        return later("Neuron · actlake", [said], lambda: LIGHT.submit(missing, store, location.search, failed), say)
+    shown = _Page(store, location, address)
+
+    def found() -> _Found:
+        neuron, run = neuron_at(store, address), run_to_name(store, address.run)
+        return _Found(neuron, neuron_payload(neuron, address), label_of(store, address), run)
 
     return later(
         title(address),
+        shown.parts(),
         lambda: (QUERIES if condition(address) else LIGHT).submit(found),
-        lambda shown: _parts(store, location, address, shown),
+        shown.fill,
         lambda error: missing(store, location.search, error),
     )
 
 
-def _parts(store: Store, location: Location, address: NeuronAddress, shown: _Shown) -> list[Any]:
-    """The parts of a neuron's page; what is chosen on it moves the address."""
-    drawing = Drawing(state={"log": address.log, "whole": address.whole})
-    drawing.draw(shown.payload)
+class _Page:
+    """The parts of a neuron's page, empty until the neuron is found; what is chosen on them moves the address."""
 
-    copies = copy_as(python=as_python(store.uri, address), sql=as_sql(shown.neuron))
+    def __init__(self, store: Store, location: Location, address: NeuronAddress) -> None:
+        self._store, self._location, self._address = store, location, address
+        self._found: _Found | None = None
+        self._heading, self._filters = html(Markup("")), html(Markup(""))
+        self._drawing = Drawing(state={"log": address.log, "whole": address.whole})
+        self._label = text("label, for everybody", "", "what this neuron seems to do", 300)
+        self._said = html(Markup(""), align="end")
+        self._ask = button("Find related neurons")
+        self._following = Following("the search for related neurons")
+        self._listed = html(Markup(""))
+        self._copies = copy_as()
+        self._label_row = row(self._label, self._said, margin=(16, 0, 0, 0))
+        self._related_row = row(self._ask, self._following.stop, self._following.bar, margin=(14, 0, 0, 0))
+        self._label_row.visible = self._related_row.visible = False
 
-    def move(**changes: Any) -> None:
-        nonlocal address
-        if (moved := replace(address, **changes)) != address:
-            address = moved
-            location.search = address.query()
-            copies.python = as_python(store.uri, address)
+    def parts(self) -> list[Any]:
+        """What the page shows, one under another."""
+        drawn = [self._heading, self._filters, self._drawing]
+        return [*drawn, self._label_row, self._related_row, self._listed, self._copies]
 
-    drawing.param.watch(lambda event: move(log=bool(event.new.get("log")), whole=bool(event.new.get("whole"))), "state")
-    return [
-        html(neuron_heading(shown.neuron, address)),
-        html(filter_form(address, shown.run)),
-        drawing,
-        _label_row(store, address, shown.label),
-        *_related(shown.neuron, address, move),
-        copies,
-    ]
+    def fill(self, found: _Found) -> None:
+        """Shows what was found, and has the controls do what they say."""
+        address, self._found = self._address, found
+        self._heading.object = str(neuron_heading(found.neuron, address))
+        self._filters.object = str(filter_form(address, found.run))
+        self._drawing.draw(found.payload)
+        self._label.value = found.label
+        self._copies.param.update(python=as_python(self._store.uri, address), sql=as_sql(found.neuron))
+        self._label_row.visible = self._related_row.visible = True
+        self._drawing.param.watch(self._drawn, "state")
+        self._label.param.watch(self._keep, "value")
+        self._ask.on_click(self._relate)
+        if address.related:
+            pn.state.execute(self._relate)
+        pn.state.on_session_destroyed(lambda context: self._following.give_up())
 
+    def _drawn(self, event: Any) -> None:
+        self._move(log=bool(event.new.get("log")), whole=bool(event.new.get("whole")))
 
-def _label_row(store: Store, address: NeuronAddress, label: str) -> pn.Row:
-    """The box with what people call the neuron, kept as soon as it is entered."""
-    box = text("label, for everybody", label, "what this neuron seems to do", 300)
-    said = html(Markup(""), align="end")
+    def _move(self, **changes: Any) -> None:
+        if (moved := replace(self._address, **changes)) != self._address:
+            self._address = moved
+            self._location.search = moved.query()
+            self._copies.python = as_python(self._store.uri, moved)
 
-    async def keep(event: Any) -> None:
+    async def _keep(self, event: Any) -> None:
+        """Keep what people call the neuron, as soon as it is entered."""
+        address = self._address
         numbers = {"layer": address.layer, "neuron": address.neuron, "run_id": address.run}
         try:
-            await asyncio.wrap_future(LIGHT.submit(lambda: store.label(event.new.strip(), **numbers)))
-            said.object = str(Markup('<p class="status" role="status">{}</p>').format("saved"))
+            await asyncio.wrap_future(LIGHT.submit(lambda: self._store.label(event.new.strip(), **numbers)))
+            self._said.object = str(Markup('<p class="status" role="status">{}</p>').format("saved"))
         except ActlakeError as error:
-            said.object = str(problem(str(error)))
+            self._said.object = str(problem(str(error)))
 
-    box.param.watch(keep, "value")
-    return row(box, said, margin=(16, 0, 0, 0))
-
-
-def _related(neuron: Neuron, address: NeuronAddress, move: Callable[..., None]) -> list[Any]:
-    """The button that looks for related neurons, a pass over the corpus, and what it finds; an address may begin with it."""
-    ask = button("Find related neurons")
-    following = Following("the search for related neurons")
-    listed = html(Markup(""))
-
-    async def relate(event: object = None) -> None:
-        ask.loading = True
+    async def _relate(self, event: object = None) -> None:
+        """Look for related neurons, a pass over the corpus."""
+        assert self._found is not None, "the button is there when the neuron is"
+        neuron, following = self._found.neuron, self._following
+        self._ask.loading = True
 
         def begin(cancel: Event) -> "Future[pd.DataFrame]":
             return PASSES.submit(lambda: neuron.related(N_RELATED, cancel=cancel, on_progress=following.report))
 
         try:
-            listed.object = str(related_markup(await following.result(begin), address))
-            ask.visible = False
-            move(related=True)
+            self._listed.object = str(related_markup(await following.result(begin), self._address))
+            self._ask.visible = False
+            self._move(related=True)
         except ActlakeError as error:
-            listed.object = str(problem(str(error)))
+            self._listed.object = str(problem(str(error)))
         except Exception:
             logging.getLogger(__name__).exception("related neurons could not be found")
-            listed.object = str(problem("Related neurons could not be found; the server's log says why."))
-        ask.loading = False
-
-    ask.on_click(relate)
-    if address.related:
-        pn.state.onload(relate)
-    pn.state.on_session_destroyed(lambda context: following.give_up())
-    return [row(ask, following.stop, following.bar, margin=(14, 0, 0, 0)), listed]
+            self._listed.object = str(problem("Related neurons could not be found; the server's log says why."))
+        self._ask.loading = False
 
 
 def neuron_early(store: Store, query: str) -> Early:

@@ -45,15 +45,16 @@ def page(title: str, *parts: Any) -> pn.Template:
 
 def later(
     title: str,
+    parts: Sequence[Any],
     begin: Callable[[], "Future[Found]"],
-    parts: Callable[[Found], Sequence[Any]],
+    fill: Callable[[Found], None],
     failed: Callable[[ActlakeError], Markup] = lambda error: problem(str(error)),
 ) -> pn.Template:
-    """The late piece of a page whose `parts` need what a thread finds: the session is there at once and is filled when that is
-    found, so that what one page waits for holds up no other; or with what `failed` says of an error."""
-    body = pn.Column(html(WAITING), sizing_mode="stretch_width", margin=0)
+    """The late piece of a page whose `parts` show what a thread finds: the session is there at once, and `fill` is told what was
+    found, so that what one page waits for holds up no other. Of an error there is what `failed` says."""
+    status = html(WAITING)
 
-    async def fill() -> None:
+    async def find() -> None:
         job = begin()
 
         def leave(context: object) -> None:
@@ -61,15 +62,16 @@ def later(
 
         pn.state.on_session_destroyed(leave)
         try:
-            body[:] = [*parts(await asyncio.wrap_future(job))]
+            fill(await asyncio.wrap_future(job))
+            status.visible = False
         except ActlakeError as error:
-            body[:] = [html(failed(error))]
+            status.object = str(failed(error))
         except Exception:  # the page must say that the wait is over; why is for the log
             logging.getLogger(__name__).exception("a page could not be made")
-            body[:] = [html(problem(NOT_MADE))]
+            status.object = str(problem(NOT_MADE))
 
-    pn.state.onload(fill)
-    return page(title, body)
+    pn.state.onload(find)
+    return page(title, status, *parts)
 
 
 def html(markup: Markup, **options: Any) -> pn.pane.HTML:
