@@ -101,7 +101,7 @@ def test_a_link_to_what_cannot_be_watched_shows_the_sentence_in_place_of_the_dra
 def test_where_no_model_is_served_a_link_that_watches_says_what_it_needs(
     page: Page, store: actlake.Store, toy_folder: Path, query: str
 ) -> None:
-    with serve(store, port=0, block=False) as running:
+    with serve(actlake.open(store.uri), port=0, block=False) as running:
         page.goto(f"{running.url}generation?id=0&view=layers{query}")
         expect(page.locator("#early")).to_have_count(0)
         expect(page.locator("canvas")).to_be_visible()
