@@ -1,6 +1,7 @@
 """The four views of a generation's page: what each has to choose from, and what it gives the drawing."""
 
 import asyncio
+import json
 import logging
 import shlex
 from collections.abc import Callable, Sequence
@@ -121,12 +122,12 @@ class ViewOfGeneration:
         self.desk = Desk(self.strip, self._begin, DOING[address.view], can_be_long=address.view == "factors")
         self.how = html(Markup(""), visible=False)
         self._made: tuple[GenerationAddress, Factors] | None = None
-        self._worked_out: dict[str, str] = {}
         self._widgets: dict[str, Any] = {}
         self.copies = copy_as()
         self._tell()
         self.strip.param.watch(self._pinned, "state")
-        self.strip.param.watch(self._say_how, ["payload", "visible"])
+        if address.view == "factors":
+            self.strip.param.watch(self._say_how, ["payload", "visible"])
         pn.state.onload(self.desk.start)
         pn.state.on_session_destroyed(lambda context: self.desk.following.give_up())
 
@@ -201,8 +202,7 @@ class ViewOfGeneration:
 
     def _factorised(self, asked: GenerationAddress, cancel: Event) -> Payload:
         factors = self.factors(cancel)
-        self._worked_out = facts_of_drawn(factors, asked.negatives)
-        return factors_payload(self.generation, factors)
+        return factors_payload(self.generation, factors) | {"how": facts_of_drawn(factors, asked.negatives)}
 
     async def _pinned(self, event: Any) -> None:
         state = event.new
@@ -218,8 +218,9 @@ class ViewOfGeneration:
 
     def _say_how(self, *events: Any) -> None:
         """How what is drawn was worked out."""
-        self.how.object = str(facts_list(self._worked_out))
-        self.how.visible = bool(self._worked_out) and bool(self.strip.payload) and self.strip.visible
+        facts = json.loads(self.strip.payload or "{}").get("how", {})
+        self.how.object = str(facts_list(facts))
+        self.how.visible = bool(facts) and self.strip.visible
 
     def _tell(self) -> None:
         model = self.asker.name if self.asker else None
