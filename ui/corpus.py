@@ -24,6 +24,7 @@ from .ask import asker_of
 from .ask_box import ask_box
 from .jobs import LIGHT
 from .modules import STATIC, joined
+from .opening import opening
 from .page import address_bar, copy_as, html, page, problem
 
 CORPUS_CSS = STATIC / "corpus.css"
@@ -56,7 +57,7 @@ def corpus_page(store: Store) -> pn.Template:
     if not n_all:
         return page("actlake", *box, html(empty_corpus(store.uri)))
     listing = Listing()
-    copies = copy_as(python=as_python(store.uri, address), sql=as_sql(address))
+    copies = copy_as(python=as_python(store, address), sql=as_sql(address))
     begun: Future[dict[str, Any]] | None = LIGHT.submit(listed, store, address, n_all)
     newest = 0
 
@@ -70,7 +71,7 @@ def corpus_page(store: Store) -> pn.Template:
             return
         listing.busy = False
         listing.payload = json.dumps(payload)
-        copies.param.update(python=as_python(store.uri, asked), sql=as_sql(asked))
+        copies.param.update(python=as_python(store, asked), sql=as_sql(asked))
         if settled:
             location.search = asked.query()
 
@@ -155,7 +156,7 @@ def n_generations(store: Store) -> int:
     return sum(file.rows for file in store.snapshot.of("generations"))
 
 
-def as_python(uri: str, address: CorpusAddress) -> str:
+def as_python(store: Store, address: CorpusAddress) -> str:
     """The call that gives the page's rows."""
     options: dict[str, Any] = {
         "run_id": address.run,
@@ -166,7 +167,7 @@ def as_python(uri: str, address: CorpusAddress) -> str:
     }
     given = [repr(address.search)] if address.search else []
     given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
-    return f"import actlake\n\nstore = actlake.open({uri!r})\nfound = store.find_generations({', '.join(given)})\nfound.rows"
+    return f"{opening(store)}found = store.find_generations({', '.join(given)})\nfound.rows"
 
 
 def as_sql(address: CorpusAddress) -> str:

@@ -21,6 +21,7 @@ from .factor_cards import N_NEURONS, card
 from .factor_words import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, SCALE_NAMES, facts_of_saved, whose_tokens
 from .factors_form import factors_form
 from .jobs import LIGHT
+from .opening import opening
 from .page import address_bar, copy_as, facts_list, html, later, page, problem
 from .runs import neuron_link
 
@@ -95,7 +96,7 @@ class _Page:
         self._heading, self._said = html(Markup("")), html(Markup(""))
         self._drawing = Drawing(state={"sort": address.sort, "whole": address.whole})
         n = EXAMPLES_OF_ALL if address.factor is None else EXAMPLES_OF_ONE
-        self._copies = copy_as(python=as_python(store.uri, address), sql=top_tokens_sql(address.id, n, address.factor))
+        self._copies = copy_as(python=as_python(store, address), sql=top_tokens_sql(address.id, n, address.factor))
 
     def parts(self) -> list[Any]:
         """What the page shows, one under another."""
@@ -230,9 +231,9 @@ def list_heading(store: Store) -> Markup:
     ).format(len(known), heads, rows)
 
 
-def as_python(uri: str, address: FactorsAddress) -> str:
+def as_python(store: Store, address: FactorsAddress) -> str:
     """The calls that give what the page shows."""
-    lines = ["import actlake", "", f"store = actlake.open({uri!r})", f"factors = store.factorization({address.id})"]
+    lines = [f"{opening(store)}factors = store.factorization({address.id})"]
     shown = "range(factors.k)" if address.factor is None else f"[{address.factor}]"
     n = EXAMPLES_OF_ALL if address.factor is None else EXAMPLES_OF_ONE
     lines.append(f"tokens = {{factor: factors.top_tokens(factor, {n}) for factor in {shown}}}")

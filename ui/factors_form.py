@@ -20,6 +20,7 @@ from .controls import button, check, number, row, select, text
 from .factor_words import FACTOR_METHOD_NAMES, NEGATIVE_NAMES, POSITION_NAMES, accepted
 from .following import Following
 from .jobs import MOST_PASSES, PASSES
+from .opening import opening
 from .page import copy_as, html, problem
 
 FACTORISING, IN_LINE = "Factorising …", f"Waiting: {MOST_PASSES} others are being worked out …"
@@ -49,7 +50,7 @@ def factors_form(store: Store, heading: Callable[[Store], Markup], location: Loc
         "scale_layers": check("layers count alike", asked.scale_layers),
         "name": text("name", asked.name, "optional", 180),
     }
-    copies = copy_as(python=as_python(store.uri, asked))
+    copies = copy_as(python=as_python(store, asked))
     wrong = ""
 
     def change(event: Any) -> None:
@@ -68,7 +69,7 @@ def factors_form(store: Store, heading: Callable[[Store], Markup], location: Loc
             widgets[other].value = value
         if asked.query() != location.search:
             location.search = asked.query()
-        copies.python = as_python(store.uri, asked)
+        copies.python = as_python(store, asked)
 
     for widget in widgets.values():
         widget.param.watch(change, "value")
@@ -113,15 +114,12 @@ def factorised(store: Store, asked: AskedFactors, cancel: Event, progress: Calla
     return store.save(factors, asked.name.strip() or None)
 
 
-def as_python(uri: str, asked: AskedFactors) -> str:
+def as_python(store: Store, asked: AskedFactors) -> str:
     """The calls that make and save what the form asks for."""
     usual, name = AskedFactors().options(), asked.name.strip()
     named = [f"{option}={value!r}" for option, value in asked.options().items() if value != usual[option]]
     lines = [
-        "import actlake",
-        "",
-        f"store = actlake.open({uri!r})",
-        f"factors = store.factors({', '.join([str(asked.k), *named])})",
+        f"{opening(store)}factors = store.factors({', '.join([str(asked.k), *named])})",
         f"factorization_id = store.save(factors{f', {name!r}' if name else ''})",
     ]
     return "\n".join(lines)

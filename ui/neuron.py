@@ -29,6 +29,7 @@ from .examples import records
 from .following import Following
 from .jobs import LIGHT, PASSES, QUERIES
 from .neuron_drawing import N_BINS, PER_BIN, QUANTILE_BINS, neuron_payload
+from .opening import opening
 from .page import WAITING, address_bar, copy_as, html, later, problem
 from .runs import neuron_runs, run_to_name
 
@@ -113,7 +114,7 @@ class _Page:
         self._filters.object = str(filter_form(address, found.run))
         self._drawing.draw(found.payload)
         self._label.value = found.label
-        self._copies.param.update(python=as_python(self._store.uri, address), sql=as_sql(found.neuron))
+        self._copies.param.update(python=as_python(self._store, address), sql=as_sql(found.neuron))
         self._label_row.visible = self._related_row.visible = True
         self._drawing.param.watch(self._drawn, "state")
         self._label.param.watch(self._keep, "value")
@@ -129,7 +130,7 @@ class _Page:
         if (moved := replace(self._address, **changes)) != self._address:
             self._address = moved
             self._location.search = moved.query()
-            self._copies.python = as_python(self._store.uri, moved)
+            self._copies.python = as_python(self._store, moved)
 
     async def _keep(self, event: Any) -> None:
         """Keep what people call the neuron, as soon as it is entered."""
@@ -366,7 +367,7 @@ def title(address: NeuronAddress) -> str:
     return f"Layer {address.layer}, neuron {address.neuron} · actlake"
 
 
-def as_python(uri: str, address: NeuronAddress) -> str:
+def as_python(store: Store, address: NeuronAddress) -> str:
     """The calls that give what the page shows."""
     options: dict[str, Any] = {
         "run_id": address.run,
@@ -376,10 +377,7 @@ def as_python(uri: str, address: NeuronAddress) -> str:
     given = [str(address.layer), str(address.neuron)]
     given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
     lines = [
-        "import actlake",
-        "",
-        f"store = actlake.open({uri!r})",
-        f"neuron = store.neuron({', '.join(given)})",
+        f"{opening(store)}neuron = store.neuron({', '.join(given)})",
         f"stats, histogram = neuron.stats, neuron.binned({N_BINS})",
         f'greatest, least = neuron.examples("positive", {address.n}), neuron.examples("negative", {address.n})',
         f"drawn = neuron.quantile_examples({QUANTILE_BINS}, {PER_BIN}, seed={address.seed})",

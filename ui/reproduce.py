@@ -5,15 +5,16 @@ What is written runs as it stands: the Python in a fresh interpreter, the SQL in
 
 from typing import Any
 
-from ..queries import METHODS, Generation
+from ..queries import METHODS, Generation, Store
 from .address import GenerationAddress
 from .chosen import clusters_of, has_to_be_computed, k_of, layer_of
+from .opening import opening
 
 
-def python_of(uri: str, generation: Generation, address: GenerationAddress, model: str | None = None) -> str:
+def python_of(store: Store, generation: Generation, address: GenerationAddress, model: str | None = None) -> str:
     """Python whose last lines give what the view shows; `model` is the one that the app asks, by the name that loads it here
     (the generation's own, unless told)."""
-    opened = f"import actlake\n\nstore = actlake.open({uri!r})\ngen = store.generation({address.id})\n"
+    opened = f"{opening(store)}gen = store.generation({address.id})\n"
     if address.view == "saliency":
         return f"{opened}shares = gen.saliency({_arguments(address, method='grad_x_input', by='token')})\n"
     if address.view == "factors":

@@ -23,6 +23,7 @@ from ..queries import Store, examples
 from .address import SqlAddress
 from .jobs import LIGHT, QUERIES
 from .modules import STATIC, joined
+from .opening import opening
 from .page import address_bar, copy_as, html, page, problem
 from .query import LIMITS, SHOWN_ROWS, STOPPED, Query, tables_of
 
@@ -48,7 +49,7 @@ def sql_page(store: Store) -> pn.Template:
         examples=json.dumps([[example.question, example.sql] for example in examples(more=True)]),
         payload=json.dumps({"state": "idle", "message": ""}),
     )
-    copies = copy_as(python=as_python(store.uri, desk.sql), sql=desk.sql)
+    copies = copy_as(python=as_python(store, desk.sql), sql=desk.sql)
     described: Future[str] = LIGHT.submit(described_tables, store)
     LIGHT.submit(_ready, store)
     asked: Query | None = None
@@ -81,7 +82,7 @@ def sql_page(store: Store) -> pn.Template:
         sql = str(json.loads(event.new)["sql"])
         address = replace(address, sql=sql, run=True)
         location.search = address.query()
-        copies.param.update(python=as_python(store.uri, sql), sql=sql)
+        copies.param.update(python=as_python(store, sql), sql=sql)
         await run(sql)
 
     def stop(event: object = None) -> None:
@@ -135,10 +136,10 @@ def described_tables(store: Store) -> str:
     return known[1]
 
 
-def as_python(uri: str, sql: str) -> str:
+def as_python(store: Store, sql: str) -> str:
     """The call that gives the query's rows."""
     quoted = f'"""\n{sql}\n"""' if '"""' not in sql and "\\" not in sql and not sql.endswith('"') else repr(sql)
-    return f"import actlake\n\nstore = actlake.open({uri!r})\nframe = store.read_sql({quoted}).df()"
+    return f"{opening(store)}frame = store.read_sql({quoted}).df()"
 
 
 def sql_heading(uri: str) -> Markup:

@@ -225,7 +225,7 @@ class ViewOfGeneration:
     def _tell(self) -> None:
         model = self.asker.name if self.asker else None
         self.copies.param.update(
-            python=python_of(self.store.uri, self.generation, self.address, model),
+            python=python_of(self.store, self.generation, self.address, model),
             sql=sql_of(self.generation, self.address),
         )
 

@@ -101,7 +101,7 @@ def test_what_the_form_asks_for_is_its_address_which_fills_it_and_begins_nothing
     page.wait_for_url(f"**/factors{wanted.query()}")
     expect(page.get_by_label("reruns, for stability")).to_have_value("0")
     copied = page.get_by_role("button", name="copy as Python")
-    expect(copied).to_have_attribute("data-copy", made_as_python(saved.uri, wanted))
+    expect(copied).to_have_attribute("data-copy", made_as_python(saved, wanted))
     page.reload()
     expect(page.locator("#early")).to_have_count(0)
     expect(page.get_by_label("tokens where (SQL)")).to_have_value("token != '.'")
@@ -145,7 +145,7 @@ def test_the_python_of_the_form_makes_and_saves_what_the_form_does(
     store = write_store(tmp_path, *[([f"w{i}", " goes", " on", "."], 2) for i in range(7)])
     number = factorised(store, asked, Event(), lambda done, total: None)
     made: dict[str, object] = {}
-    exec(made_as_python(store.uri, asked), made)
+    exec(made_as_python(store, asked), made)
     assert made["factorization_id"] == number + 1
     unlike = "exclude (factorization_id, created_at)"
     for query in (f"select * {unlike} from factorizations", "from factor_tokens", "from factor_neurons"):
@@ -285,7 +285,7 @@ def test_what_an_older_format_did_not_keep_is_unknown(tmp_path: Path) -> None:
 def test_the_python_to_copy_gives_what_the_page_shows(saved: actlake.Store) -> None:
     address = FactorsAddress(0)
     made: dict[str, object] = {}
-    exec(as_python(saved.uri, address), made)
+    exec(as_python(saved, address), made)
     cards = factorization_payload(saved, address)["factorization"]["cards"]
     tokens = made["tokens"]
     assert isinstance(tokens, dict)

@@ -203,7 +203,7 @@ def test_filters_that_leave_nothing_say_so(page: Page, server: Server) -> None:
 @pytest.mark.parametrize("address", [FILTERED, replace(FILTERED, related=True, seed=3), NeuronAddress(0, 7)])
 def test_the_python_to_copy_gives_what_the_page_shows(store: actlake.Store, address: NeuronAddress) -> None:
     made: dict[str, Any] = {}
-    exec(as_python(store.uri, address), made)
+    exec(as_python(store, address), made)
     shown = neuron_payload(neuron_at(store, address), address)["neuron"]
     assert made["stats"] == shown["stats"]
     assert made["histogram"]["n"].tolist() == shown["histogram"]["counts"]

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from actlake.ui.address import GenerationAddress
 from actlake.ui.maps import activations_payload, layers_payload
+from actlake.ui.opening import opening
 from actlake.ui.reproduce import python_of, sql_of
 from actlake.ui.strip import factors_payload, saliency_payload
 from actlake.ui.views import payload_of, watched_payload_of
@@ -36,7 +37,7 @@ def drawn(store: actlake.Store, query: str) -> tuple[GenerationAddress, actlake.
 )
 def test_the_code_of_saliency_gives_its_shares(store: actlake.Store, query: str) -> None:
     address, generation, payload = drawn(store, query)
-    shares = run(python_of(store.uri, generation, address))["shares"]
+    shares = run(python_of(store, generation, address))["shares"]
     assert saliency_payload(generation, shares) == payload
     sql = sql_of(generation, address)
     assert bool(sql) == (address.by == "token")
@@ -59,7 +60,7 @@ def test_the_code_of_saliency_gives_its_shares(store: actlake.Store, query: str)
 )
 def test_the_code_of_factors_gives_them(store: actlake.Store, query: str) -> None:
     address, generation, payload = drawn(store, query)
-    factors = run(python_of(store.uri, generation, address))["factors"]
+    factors = run(python_of(store, generation, address))["factors"]
     assert factors_payload(generation, factors) == payload
     assert sql_of(generation, address) == ""
 
@@ -76,7 +77,7 @@ def test_the_code_of_factors_gives_them(store: actlake.Store, query: str) -> Non
 )
 def test_the_code_of_the_heat_map_gives_it(store: actlake.Store, query: str) -> None:
     address, generation, payload = drawn(store, query)
-    heat_map = run(python_of(store.uri, generation, address))["heat_map"]
+    heat_map = run(python_of(store, generation, address))["heat_map"]
     assert activations_payload(generation, heat_map) | {"links": payload["links"]} == payload
     told = store.sql(sql_of(generation, address)).fetchnumpy()
     activations = np.full((14, 12), np.nan, np.float32)
@@ -87,7 +88,7 @@ def test_the_code_of_the_heat_map_gives_it(store: actlake.Store, query: str) -> 
 def test_the_code_of_layers_gives_their_predictions(tmp_path: Path, write_store: Callable[..., actlake.Store]) -> None:
     store = write_store(tmp_path, (["a", "b", "c", "d"], 2), recorded=["layer_predictions"])
     address, generation, payload = drawn(store, "?id=0&view=layers")
-    predictions = run(python_of(store.uri, generation, address))["predictions"]
+    predictions = run(python_of(store, generation, address))["predictions"]
     assert layers_payload(generation, predictions) == payload
     told = store.sql(sql_of(generation, address)).df()
     pd.testing.assert_frame_equal(told, predictions[list(told.columns)], check_dtype=False)
@@ -119,7 +120,7 @@ def test_the_code_of_what_the_model_says_now_gives_it(
     address = GenerationAddress.parse(query)
     generation = asked_store.generation(0)
     payload = watched_payload_of(generation, address, toy_model)
-    made = run(python_of(asked_store.uri, generation, address, str(toy_folder) if is_served else None))
+    made = run(python_of(asked_store, generation, address, str(toy_folder) if is_served else None))
     again = layers_payload(generation, made["predictions"], made.get("watched"), position or 0)
     assert again == payload
     assert (payload["layers"]["watched"] is None) == (position is None)
@@ -129,3 +130,9 @@ def test_the_code_of_what_the_model_says_now_gives_it(
         watch = list(address.watch)
         shown = generation.show("layers", model=toy_model, watch=watch, position=position)
         assert "watched" in str(shown._repr_html_())
+
+
+def test_what_is_copied_from_a_store_of_the_past_opens_it_at_that_commit(store: actlake.Store) -> None:
+    past = actlake.open(store.uri, at=store.snapshot.version)
+    assert opening(past) == f"import actlake\n\nstore = actlake.open({store.uri!r}, at={store.snapshot.version})\n"
+    assert opening(store) == f"import actlake\n\nstore = actlake.open({store.uri!r})\n"
