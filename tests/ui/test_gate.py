@@ -46,11 +46,11 @@ def first_message(server: Server, token: str, **headers: str) -> str | bytes | N
         said = {"Origin": server.url.rstrip("/")} | headers
         request = HTTPRequest(f"ws://127.0.0.1:{server.port}/sql/ws", headers=said)
         socket = await websocket_connect(request, subprotocols=["bokeh", token])
-        message = await socket.read_message()
+        message = first = await socket.read_message()
         socket.close()
-        while await socket.read_message() is not None:
-            pass  # until the server has closed it too
-        return message
+        while message is not None:  # until the server has closed it too
+            message = await socket.read_message()
+        return first
 
     return asyncio.run(told())
 
