@@ -1,6 +1,7 @@
 """The tokens whose activations are factored, and their activations, a block of tokens at a time."""
 
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -24,6 +25,7 @@ class Spool:
     def __init__(self, dtype: Any, width: int = 0) -> None:
         self._dtype, self._width, self.n = np.dtype(dtype), width, 0
         self._file = tempfile.TemporaryFile(prefix="actlake-")  # noqa: SIM115  as long as the array
+        weakref.finalize(self, self._file.close)  # an array of it has a handle of its own
 
     def append(self, rows: np.ndarray) -> None:
         self._file.seek(0, 2)
@@ -37,9 +39,6 @@ class Spool:
         if not self.n:
             return np.empty(shape, self._dtype)
         return np.memmap(self._file, self._dtype, "r+", shape=shape)
-
-    def __del__(self) -> None:
-        self._file.close()  # an array of it has a handle of its own
 
 
 @dataclass(frozen=True)
