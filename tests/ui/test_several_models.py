@@ -75,6 +75,7 @@ def test_the_neurons_of_a_factor_lead_to_their_pages(page: Page, running: Server
 def test_an_address_without_a_run_leads_to_the_neuron_of_each_model(page: Page, running: Server) -> None:
     opened(page, running, "neuron?layer=1&neuron=3&token=goes")
     expect(page.get_by_role("alert")).to_contain_text("runs 0,2 are of one; run 1 is of other")
+    expect(page.get_by_role("listitem")).to_have_count(2)
     assert page.get_by_role("listitem").all_text_contents() == ["one run 2 run 0", f"other {MARKUP} run 1"]
     assert page.evaluate("window.hacked") is None
     page.get_by_role("link", name="run 1").click()
@@ -95,6 +96,7 @@ def test_the_box_keeps_the_run_that_is_looked_at_and_so_does_clear(page: Page, r
 def test_where_a_neuron_is_asked_for_a_run_can_be_chosen(page: Page, running: Server, address: str) -> None:
     opened(page, running, address)
     offered = page.locator("#runs option")
+    expect(offered).to_have_count(3)
     assert offered.all_text_contents() == ["run 0 of one", f"run 1 of other {MARKUP}", "run 2 of one"]
     for label, value in {"layer": "0", "neuron": "5", "run": "2"}.items():
         page.get_by_label(label, exact=True).fill(value)
