@@ -52,8 +52,9 @@ print(server.url, flush=True)
 sys.stdin.read()
 """
 
-# `deep(test)`: the first element that passes the test, in shadow roots too. `after(test)`: a promise of the time when the frame
-# that first shows one is painted (what is posted in a frame's callback runs when the frame is done).
+# `deep(test)`: the first element that passes the test, in shadow roots too. `shown`: a promise of the time when the first frame
+# with an element that passes the awaited test is painted: it is looked for as each frame begins, and what is posted then runs
+# when the frame is done.
 IN_THE_PAGE = """
 const attach = Element.prototype.attachShadow;  // the early part of a page is drawn in a closed root
 Element.prototype.attachShadow = function (options) { return attach.call(this, {...options, mode: "open"}); };
@@ -66,17 +67,21 @@ window.bench = {
     }
     return null;
   },
-  painted() {
-    return new Promise((done) => requestAnimationFrame(() => {
+  tests: {
+    token: (element) => element.matches(".token .face") && element.closest(".strip"),
+    example: (element) => element.matches(".example .token"),
+    spark: (element) => element.matches(".spark"),
+    row: (element) => element.matches(".tabulator-row, tbody tr"),
+  },
+  shown: new Promise((done) => {
+    const look = () => {
+      if (!bench.deep(bench.tests[sessionStorage.awaited])) return requestAnimationFrame(look);
       const channel = new MessageChannel();
       channel.port1.onmessage = () => done(performance.now());
       channel.port2.postMessage(0);
-    }));
-  },
-  async after(test) {
-    while (!bench.deep(test)) await new Promise((done) => setTimeout(done, 4));
-    return bench.painted();
-  },
+    };
+    if (location.protocol === "http:" && sessionStorage.awaited) requestAnimationFrame(look);
+  }),
 };
 """
 
@@ -123,7 +128,7 @@ def main() -> None:
 def captured(path: Path) -> Path:
     """The demo's store, captured when it is not there."""
     if not (path / "_log").exists():
-        subprocess.run([sys.executable, "-m", "actlake", "demo", str(path), "--no-serve"], check=True)
+        subprocess.run([sys.executable, "-m", "actlake", "demo", "--store", str(path), "--no-serve"], check=True)
     return path
 
 
@@ -132,6 +137,7 @@ def repeated(source: Path, path: Path, times: int) -> Path:
     if (path / "_log").exists():
         return path
     store, location, random = actlake.open(source), Location.of(path), np.random.default_rng(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
     needed, free = times * int(store.size()["bytes"].sum()), shutil.disk_usage(path.parent).free
     if free < needed * 1.2:
         raise SystemExit(f"{path} needs {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free: give another --folder")
@@ -219,30 +225,33 @@ def browser_page() -> Iterator[Page]:
 
 
 def opened(page: Page, url: str, test: str) -> float:
-    """Milliseconds from the navigation's start to the frame that shows an element that passes `test`."""
+    """Milliseconds from the navigation's start to the first frame that shows an element that passes a test of that name."""
+    if (root := url.partition("?")[0].rpartition("/")[0]) != page.url.partition("?")[0].rpartition("/")[0]:
+        page.goto(f"{root}/favicon.ico")  # what is awaited is kept for its origin
+    page.evaluate("(test) => { sessionStorage.awaited = test; }", test)
     page.goto(url, wait_until="commit")
-    taken = float(page.evaluate(f"() => bench.after((element) => {test})"))
+    taken = float(page.evaluate("() => bench.shown"))
     page.evaluate(LIVE)
     page.wait_for_timeout(400)  # nobody clicks on while the page's session is still being made
     return taken
 
 
 def open_generation(page: Page, url: str, number: int) -> float:
-    return opened(page, f"{url}generation?id={number % 12}", TOKEN)
+    return opened(page, f"{url}generation?id={number % 12}", "token")
 
 
 def open_corpus(page: Page, url: str, number: int) -> float:
-    return opened(page, url, ROW)
+    return opened(page, url, "row")
 
 
 def open_neuron(page: Page, url: str, number: int) -> float:
-    return opened(page, f"{url}neuron?layer={LAYER}&neuron={NEURON + number}", "element.matches('.example .token')")
+    return opened(page, f"{url}neuron?layer={LAYER}&neuron={NEURON + number}", "example")
 
 
 def open_factors(page: Page, url: str, number: int) -> float:
     """One layer's factors, of a generation and k that were not asked for before."""
     return opened(
-        page, f"{url}generation?id={(number + 5) % 12}&view=factors&layers=4&k={5 + (number + 5) // 12}", SPARK
+        page, f"{url}generation?id={(number + 5) % 12}&view=factors&layers=4&k={5 + (number + 5) // 12}", "spark"
     )
 
 
@@ -250,7 +259,7 @@ def recolour(page: Page, url: str, number: int) -> float:
     """The pointer comes onto an output token, as browsers tell it: at a frame's beginning; until that frame is painted."""
     address = f"{url}generation?id=5"
     if page.url != address:
-        opened(page, address, TOKEN)
+        opened(page, address, "token")
         page.wait_for_timeout(3000)
     return hovered(page, f'.token[data-position="{45 + number}"]')
 
@@ -320,16 +329,13 @@ def long_strip() -> Path:
 
 def run_query(page: Page, url: str, number: int) -> float:
     address = f"{url}sql?run=1&sql={QUERY.format(number + 2)}"
-    return opened(page, address, ROW)
+    return opened(page, address, "row")
 
 
 LIVE = """() => new Promise((done) => {
   const look = () => document.getElementById("early") ? setTimeout(look, 20) : done();
   look();
 })"""
-TOKEN = "element.matches('.token .face') && element.closest('.strip')"
-SPARK = "element.matches('.spark')"
-ROW = "element.matches('.tabulator-row, tbody tr')"
 QUERY = "select+token,+count(*)+as+n+from+tokens+where+position+%3E+{}+group+by+token"
 QUESTIONS = [
     Question("open a generation", 300, open_generation),

@@ -34,7 +34,8 @@ class Neuron(Displayed):
     """A neuron's activations at the tokens that were selected, by generation and position.
 
     `run_ids` are the runs that it was recorded in (of one model); `where`, `generated_only` and `special` say which of their
-    tokens are here. Activations are float32, in the run's precision; 12 bytes a token are held.
+    tokens are here. Activations are float32, in the run's precision; 12 bytes a token are held, and as many of
+    every token that the neuron was recorded at where not all of them were selected.
     """
 
     layer: int
@@ -46,6 +47,7 @@ class Neuron(Displayed):
     special: bool
     values: Float32[np.ndarray, "tokens"] = field(repr=False, compare=False)
     _places: Int64[np.ndarray, "tokens"] = field(repr=False, compare=False)
+    _everything: NeuronValues = field(repr=False, compare=False)
     _neurons: NeuronReader = field(repr=False, compare=False)
     _read_sql: READ = field(repr=False, compare=False)
 
@@ -159,19 +161,16 @@ class Neuron(Displayed):
         order = np.argsort(chosen.values, kind="stable")
         order = order[: np.count_nonzero(~np.isnan(chosen.values))]  # NaNs are sorted last
         random = np.random.default_rng(seed)
-        frames = []
-        for number, tokens in enumerate(np.array_split(order, n_bins)):
-            if not len(tokens):
-                continue
-            drawn = np.sort(random.choice(len(tokens), min(per_bin, len(tokens)), replace=False))[::-1]
-            edges = {"bin": number, "lower": chosen.values[tokens[0]], "upper": chosen.values[tokens[-1]]}
-            frames.append(chosen._frame(tokens[drawn]).assign(**edges))
-        drawn_frame = (
-            pd.concat(frames, ignore_index=True)
-            if frames
-            else chosen._frame(slice(0)).assign(bin=0, lower=0.0, upper=0.0)
-        )
-        found = chosen._with_tokens(drawn_frame)
+        bins = [tokens for tokens in np.array_split(order, n_bins) if len(tokens)]
+        drawn = [
+            tokens[np.sort(random.choice(len(tokens), min(per_bin, len(tokens)), replace=False))[::-1]]
+            for tokens in bins
+        ]
+        number = np.repeat(np.arange(len(bins)), [len(tokens) for tokens in drawn])
+        least, greatest = (np.array([tokens[end] for tokens in bins], np.int64)[number] for end in (0, -1))
+        edges = {"lower": chosen.values[least], "upper": chosen.values[greatest]}
+        frame = chosen._frame(np.concatenate([order[:0], *drawn]))
+        found = chosen._with_tokens(frame).assign(bin=number, **edges)
         return found[["bin", "lower", "upper", "generation_id", "position", "activation", "token"]]
 
     def context(self, generation_id: int) -> pd.DataFrame:
@@ -233,10 +232,6 @@ class Neuron(Displayed):
     def _corpus(self) -> CorpusTokens:
         return self._neurons.tokens
 
-    @cached_property
-    def _everything(self) -> NeuronValues:
-        return self._neurons.values(self.layer, self.neuron)
-
     @property
     def _numbers(self) -> Int64[np.ndarray, "tokens"]:
         return self._corpus.numbers[self._places]
@@ -287,6 +282,7 @@ def neuron_of(
         special=special,
         values=values,
         _places=places,
+        _everything=found,
         _neurons=neurons,
         _read_sql=read_sql,
     )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
 from ..errors import RunNotFound, SeveralModels, UnknownLayer, UnknownNeuron
 from ..store import Batch, Reader, Shape, Snapshot, partly_indexed
-from ..store.neurons import some_neurons, with_neurons
+from ..store.neurons import Some, some_neurons, with_neurons
 from ..store.shapes import run_of, shape_of
 from .corpus_tokens import CorpusTokens, texts_of, token_numbers
 
@@ -76,6 +76,14 @@ class NeuronReader:
         rows: list[dict[str, Any]] = self.reader.rows(self.snapshot, "runs", columns=columns).to_pylist()
         return {row["run_id"]: Run(row["model"], row["model_hash"], shape_of(row)) for row in rows}
 
+    @cached_property
+    def _some_neurons(self) -> list[Some]:
+        return some_neurons(self.snapshot, self.reader)
+
+    @cached_property
+    def _partly_indexed(self) -> dict[str, tuple[int, ...]]:
+        return partly_indexed(self.snapshot, self.reader)
+
     def runs_with(self, layer: int, neuron: int | None = None, run_id: int | None = None) -> tuple[int, ...]:
         """The runs that recorded a neuron (or any of its layer), which must be of one model: a neuron of another model is
         another neuron.
@@ -131,7 +139,7 @@ class NeuronReader:
     def activations(self, wanted: Mapping[str, int | tuple[int, int]]) -> Iterator[Batch]:
         """The rows of `activation_vectors` with these keys as arrays, each batch with the numbers of its neurons."""
         batches = self.reader.batches(self.snapshot, "activation_vectors", wanted)
-        return with_neurons(batches, some_neurons(self.snapshot, self.reader))
+        return with_neurons(batches, self._some_neurons)
 
     def values(self, layer: int, neuron: int) -> NeuronValues:
         """A neuron's activations in all runs. Cost: 4 bytes a token, read and decoded; of tokens that are not indexed,
@@ -140,7 +148,7 @@ class NeuronReader:
         there = np.zeros(len(self.tokens), bool)
         for segment, of_segment in self._segments(layer, neuron):
             values[segment], there[segment] = of_segment, True
-        for batch in with_neurons(self._unindexed(layer), some_neurons(self.snapshot, self.reader)):
+        for batch in with_neurons(self._unindexed(layer), self._some_neurons):
             assert batch.neurons is not None, "activations are given with their neurons"
             (column,) = np.nonzero(batch.neurons == neuron)
             if len(column):
@@ -160,7 +168,7 @@ class NeuronReader:
     def _unindexed(self, layer: int) -> Any:
         tail = {
             path: self.snapshot.files[path]
-            for path, layers in partly_indexed(self.snapshot, self.reader).items()
+            for path, layers in self._partly_indexed.items()
             if layer not in layers and layer in self.runs[run_of(self.snapshot, self.snapshot.files[path])].shape.layers
         }
         return self.reader.batches(Snapshot(files=tail), "activation_vectors", {"layer": layer})

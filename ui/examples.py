@@ -20,25 +20,27 @@ def contexts_payload(
     """What `static/examples.js` takes as contexts: of each generation the tokens from 200 (or `around`) before the first that is
     shown of it to as many after the last.
 
-    `rows` are whole generations: generation_id, position, token, is_generated, is_special, and `value`; `shown` are
+    `rows` are whole generations, in order: generation_id, position, token, is_generated, is_special, and `value`; `shown` are
     (generation_id, position).
     """
     wanted: dict[int, list[int]] = {}
     for generation_id, position in shown:
         wanted.setdefault(int(generation_id), []).append(int(position))
+    ids, positions, values = (rows[name].to_numpy() for name in ("generation_id", "position", value))
+    texts, generated, special = (rows[name].tolist() for name in CONTEXT_COLUMNS)
     payload = {}
-    for generation_id, positions in sorted(wanted.items()):
-        all_of_it = rows[rows["generation_id"] == generation_id]
-        near = all_of_it["position"].between(min(positions) - around, max(positions) + around)
-        context = all_of_it[near]
+    for generation_id, at in sorted(wanted.items()):
+        first, end = np.searchsorted(ids, [generation_id, generation_id + 1]).tolist()
+        bounds = [min(at) - around, max(at) + around + 1]
+        start, stop = (first + np.searchsorted(positions[first:end], bounds)).tolist()
         payload[str(generation_id)] = {
-            "first": int(context["position"].iloc[0]),
-            "text": [str(token) for token in context["token"]],
-            "generated": [bool(flag) for flag in context["is_generated"]],
-            "special": [bool(flag) for flag in context["is_special"]],
-            "values": float32_base64(context[value].to_numpy(np.float32)),
-            "more_before": int((all_of_it["position"] < context["position"].iloc[0]).sum()),
-            "more_after": int((all_of_it["position"] > context["position"].iloc[-1]).sum()),
+            "first": int(positions[start]),
+            "text": texts[start:stop],
+            "generated": generated[start:stop],
+            "special": special[start:stop],
+            "values": float32_base64(values[start:stop].astype(np.float32)),
+            "more_before": start - first,
+            "more_after": end - stop,
         }
     return payload
 
@@ -54,4 +56,5 @@ def examples_payload(rows: pd.DataFrame, value: str, notes: Sequence[str] = ()) 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a frame, each as a dict of Python's own values."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    columns = (frame[name].tolist() for name in frame)
+    return [dict(zip(map(str, frame), row, strict=True)) for row in zip(*columns, strict=True)]

@@ -7,11 +7,11 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -34,8 +34,7 @@ from .page import WAITING, address_bar, copy_as, html, later, problem
 from .runs import neuron_runs, run_to_name
 
 N_RELATED = 12
-MOST_KEPT = 8
-
+MOST_KEPT = 16
 MOST_LABELLED = 200
 MOST_RUNS = 12
 HOW = (
@@ -43,7 +42,9 @@ HOW = (
     "neurons of a factor."
 )
 
-_found: WeakKeyDictionary[Store, OrderedDict[tuple[int, NeuronAddress], Neuron]] = WeakKeyDictionary()
+Made = TypeVar("Made")
+
+_kept: WeakKeyDictionary[Store, OrderedDict[tuple[str, int, NeuronAddress], Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def neuron_page(store: Store) -> pn.Template:
 
     def found() -> _Found:
         neuron, run = neuron_at(store, address), run_to_name(store, address.run)
-        return _Found(neuron, neuron_payload(neuron, address), label_of(store, address), run)
+        return _Found(neuron, drawn_at(store, address), label_of(store, address), run)
 
     return later(
         title(address),
@@ -175,29 +176,38 @@ def neuron_early(store: Store, query: str) -> Early:
         return Early("Neuron · actlake", missing(store, query, error))
     markup = neuron_heading(found, address) + filter_form(address, run_to_name(store, address.run))
     state = {"log": address.log, "whole": address.whole}
-    return Early(title(address), markup, lambda: neuron_payload(found, address), state)
+    return Early(title(address), markup, lambda: drawn_at(store, address), state)
 
 
 def neuron_at(store: Store, address: NeuronAddress) -> Neuron:
-    """The neuron at the tokens that the address selects; those of the last addresses are kept, for a page asks twice.
+    """The neuron at the tokens that the address selects. Raises as `Store.neuron` does."""
 
-    Raises as `Store.neuron` does.
-    """
-    version = store.refresh().snapshot.version
-    key = (version, replace(address, n=1, seed=0, log=False, whole=False, related=False))
-    kept = _found.setdefault(store, OrderedDict())
-    if (found := kept.get(key)) is None:
-        found = store.neuron(
+    def found() -> Neuron:
+        return store.neuron(
             address.layer,
             address.neuron,
             address.run,
             where=condition(address),
             generated_only=address.generated,
         )
-        kept[key] = found
+
+    return _once(store, "neuron", replace(address, n=1, seed=0), found)
+
+
+def drawn_at(store: Store, address: NeuronAddress) -> dict[str, Any]:
+    """What is drawn of the neuron at the address. Raises as `Store.neuron` does."""
+    return _once(store, "drawn", address, lambda: neuron_payload(neuron_at(store, address), address))
+
+
+def _once(store: Store, what: str, address: NeuronAddress, make: Callable[[], Made]) -> Made:
+    """What was made for the address, of the store as it is now; the last are kept, for a page asks twice."""
+    kept = _kept.setdefault(store, OrderedDict())
+    key = (what, store.refresh().snapshot.version, replace(address, log=False, whole=False, related=False))
+    if (made := kept.get(key)) is None:
+        kept[key] = made = make()
         while len(kept) > MOST_KEPT:
             kept.popitem(last=False)
-    return found
+    return made
 
 
 def condition(address: NeuronAddress) -> str | None:

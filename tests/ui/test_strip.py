@@ -261,6 +261,30 @@ def test_what_is_out_of_sight_is_coloured_when_the_browser_has_time(page: Page) 
     )
 
 
+@pytest.mark.parametrize(("ending", "longest"), [("\n", 70), ("end.", 196), (" more", 256)])
+def test_a_long_strip_is_cut_where_a_line_or_a_sentence_ends_or_else_after_256_tokens(
+    page: Page, ending: str, longest: int
+) -> None:
+    texts = [ending if i % 7 == 6 else f" {i}" for i in range(1000)]
+    draw(page, saliency(texts, 999))
+    stretches: list[list[str]] = page.locator(".stretch").evaluate_all(
+        "all => all.map((one) => [...one.querySelectorAll('.token')].map((token) => token.dataset.position))"
+    )
+    assert [int(position) for stretch in stretches for position in stretch] == list(range(1000))
+    assert {len(stretch) for stretch in stretches[:-1]} == {longest}
+
+
+def test_what_is_far_out_of_sight_is_laid_out_when_it_is_reached(page: Page) -> None:
+    draw(page, saliency(["a", "b"] + 3000 * [" word"], 3000))
+    last = page.locator(".token").last
+    is_laid_out = "one => one.checkVisibility({contentVisibilityAuto: true})"
+    assert not last.evaluate(is_laid_out)
+    page.locator(".token").first.press("End")
+    expect(last).to_be_focused()
+    expect(last).to_be_in_viewport()
+    assert last.evaluate(is_laid_out)
+
+
 def test_a_small_activation_never_reads_as_nothing(page: Page) -> None:
     draw(page, neuron(np.array([1e-5, -2.5e-5, 3.14159e-5])))
     expect(page.locator(".example-value")).to_have_text("0.000031")
@@ -291,8 +315,8 @@ def test_a_picture_has_the_scale_the_ring_around_the_chosen_token_and_no_hint(pa
 
 def test_a_picture_that_is_too_large_for_a_browser_is_less_sharp(page: Page) -> None:
     draw(page, saliency(["a", "b"] + 800 * ["\n"], 801))
-    height = page.locator(".strip").evaluate("one => one.scrollHeight")
-    assert height > 32768
+    page.locator(".strip").evaluate("one => one.classList.add('pictured')")  # all of it is laid out, in sight or not
+    assert page.locator(".strip").evaluate("one => one.scrollHeight") > 32768
     with page.expect_download() as saved:
         page.get_by_role("button", name="save as a PNG picture").click()
     header = Path(saved.value.path()).read_bytes()[:24]

@@ -2,7 +2,9 @@
 
 import {node, percent, signedText, whenEscaped} from "./base.js";
 
-const AT_ONCE = 1000;  // tokens out of sight that are painted together: a frame costs the more, the more tokens there are at all
+const AT_ONCE = 1000;  // tokens out of sight that are painted together
+const ROOM_FOR_LINES = 64, ROOM_FOR_SENTENCES = 192, ROOM = 256;  // tokens after which a stretch ends with a line, a sentence, at once
+const ROW_PX = 50, ROW_TOKENS = 24;  // how high a row is thought to be, and how many tokens it has, until it has been in sight
 
 /** A line of tokens in `strip`. handlers: over(position), out(), press(position), release(), facts(position) → [name, text] rows.
  *  Gives {element, boxes, colour(paintOf), settle(), note(position, text), mark(position, isPinned)}. `colour` gives every token
@@ -13,7 +15,15 @@ export function tokenLine(strip, tokens, handlers) {
   line.setAttribute("role", "listbox");
   line.setAttribute("aria-label", "tokens");
   const boxes = [], faces = [], notes = [], grounds = [], inks = [];
+  const stretches = [];  // [element, first position]: the browser lays out and paints those in sight alone
   tokens.text.forEach((text, position) => {
+    const before = tokens.text[position - 1] ?? "", isNewLine = opensLine(text) || (!opensLine(before) && /[\r\n]/.test(before));
+    const room = isNewLine ? ROOM_FOR_LINES : /[.!?]$/.test(before) ? ROOM_FOR_SENTENCES : ROOM;
+    if (position === 0 || position - stretches.at(-1)[1] >= room) {
+      stretches.push([node("div", "stretch"), position]);
+      line.append(stretches.at(-1)[0]);
+    } else if (isNewLine) stretches.at(-1)[0].append(node("span", "break"));
+    const [stretch] = stretches.at(-1);
     const box = node("span", "token");
     box.dataset.position = String(position);
     box.setAttribute("role", "option");
@@ -26,13 +36,14 @@ export function tokenLine(strip, tokens, handlers) {
     const note = node("span", "note");
     box.append(node("span", "position", String(tokens.first[position])), face, note);
     const role = tokens.role?.[position];
-    if (role && role !== tokens.role[position - 1]) line.append(node("span", "role", role));
-    const opensLine = /^[\r\n]+[^\r\n]/.test(text);
-    if (opensLine) line.append(node("span", "break"));
-    line.append(box);
-    if (!opensLine && /[\r\n]/.test(text)) line.append(node("span", "break"));
+    if (role && role !== tokens.role[position - 1]) stretch.append(node("span", "role", role));
+    stretch.append(box);
     boxes.push(box); faces.push(face); notes.push(note);
   });
+  for (const [stretch] of stretches) {
+    const rows = 1 + stretch.getElementsByClassName("break").length + Math.floor(stretch.childElementCount / ROW_TOKENS);
+    stretch.style.containIntrinsicBlockSize = `auto ${rows * ROW_PX}px`;
+  }
   const tip = tooltip(strip);
   let paintOf = null, near = [0, 0], done = 0, waiting = null;  // near's tokens are painted, and `done` of the others
   let current = Math.max(0, tokens.generated.indexOf(true)), marked = null;
@@ -67,6 +78,7 @@ export function tokenLine(strip, tokens, handlers) {
       if (next === null) return;
       rove(next);
       boxes[next].focus();
+      keepInSight(boxes[next]);
     }
     event.preventDefault();
   });
@@ -105,18 +117,18 @@ export function tokenLine(strip, tokens, handlers) {
   }
 
   /** The first token that is within a quarter of a window of what is seen, and the end of them; all where nothing is laid out. Rows lie
-   *  below each other, so halving finds them, and their boxes are asked for before any of them is changed. */
+   *  below each other, so halving finds them: first their stretch, since to ask one out of sight for its tokens lays it out. */
   function inSight() {
-    const room = window.innerHeight / 4;
-    const firstWhere = (test) => {
-      let low = 0, high = boxes.length;
-      while (low < high) {
-        const middle = (low + high) >> 1;
-        if (test(boxes[middle].getBoundingClientRect())) high = middle; else low = middle + 1;
-      }
-      return low;
-    };
-    return [firstWhere((box) => box.bottom >= -room), firstWhere((box) => box.top > window.innerHeight + room)];
+    const above = -window.innerHeight / 4, below = 1.25 * window.innerHeight;
+    const isFrom = (element) => element.getBoundingClientRect().bottom >= above;
+    const isPast = (element) => element.getBoundingClientRect().top > below;
+    const startOf = (stretch) => stretch < stretches.length ? stretches[stretch][1] : boxes.length;
+    const first = halved(0, stretches.length, (stretch) => isFrom(stretches[stretch][0]));
+    const end = halved(first, stretches.length, (stretch) => isPast(stretches[stretch][0]));
+    return [
+      halved(startOf(first), startOf(first + 1), (position) => isFrom(boxes[position])),
+      end === first ? startOf(end) : halved(startOf(end - 1), startOf(end), (position) => isPast(boxes[position])),
+    ];
   }
 
   function positionAt(event) {
@@ -176,6 +188,24 @@ export function tokenLine(strip, tokens, handlers) {
       boxes[marked].setAttribute("aria-selected", String(isPinned));
     },
   };
+}
+
+/** Whether a token begins with the line break that it stands after. */
+function opensLine(text) { return /^[\r\n]+[^\r\n]/.test(text); }
+
+/** The first number from `low` on that passes the test, or `high`, where all after one that passes pass too. */
+function halved(low, high, test) {
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (test(middle)) high = middle; else low = middle + 1;
+  }
+  return low;
+}
+
+/** Has an element stay in sight while what came into sight with it is laid out, which takes a few frames. */
+function keepInSight(element, frames = 5) {
+  element.scrollIntoView({block: "nearest"});
+  if (frames > 0) requestAnimationFrame(() => keepInSight(element, frames - 1));
 }
 
 function whenIdle(work) { return window.requestIdleCallback ? requestIdleCallback(work, {timeout: 100}) : setTimeout(work, 20); }
