@@ -27,7 +27,7 @@ FRAME_CSS = STATIC / "frame.css"
 PAGE_CSS = STATIC / "page.css"
 CONTROL_CSS = STATIC / "control.css"
 
-WAITING = Markup('<p class="status" role="status">Loading …</p>')
+WAITING = Markup('<p class="status loading" role="status">Loading …</p>')
 NOT_MADE = "this page could not be made; the log of `actlake serve` says why"
 Found = TypeVar("Found")
 

@@ -20,6 +20,21 @@ OPEN_ROOTS = """
 const attach = Element.prototype.attachShadow;
 Element.prototype.attachShadow = function (options) { return attach.call(this, {...options, mode: "open"}); };
 """
+SAID = """
+window.said = [];  // what status or alert each frame shows, when it changes
+requestAnimationFrame(function look() {
+  const found = [];
+  (function deep(root) {
+    for (const one of root.querySelectorAll("*")) {
+      const isSeen = one.checkVisibility({visibilityProperty: true, opacityProperty: true});
+      if (isSeen && one.matches(".status, .problem")) found.push(one.className);
+      if (one.shadowRoot) deep(one.shadowRoot);
+    }
+  })(document);
+  if (window.said.at(-1) !== found.join(" ")) window.said.push(found.join(" "));
+  requestAnimationFrame(look);
+});
+"""
 NO_SESSION = "window.WebSocket = class { constructor() { this.readyState = 0; } close() {} };"
 
 
@@ -173,6 +188,16 @@ def test_the_plain_script_holds_no_export() -> None:
 def test_a_bad_address_is_said_in_the_first_piece(server: Server) -> None:
     with urllib.request.urlopen(f"{server.url}generation?id=99") as answer:
         assert "no generation 99" in first_piece(answer)
+
+
+@pytest.mark.parametrize("query", ["?layer=1", "?layer=99&neuron=0"])
+def test_what_the_early_part_says_is_wrong_stays_there(page: Page, server: Server, query: str) -> None:
+    page.add_init_script(OPEN_ROOTS)
+    page.add_init_script(SAID)
+    page.goto(f"{server.url}neuron{query}")
+    expect(page.locator("#early")).to_have_count(0)
+    expect(page.locator("#late .problem")).to_be_visible()
+    assert [said for said in page.evaluate("window.said") if said] == ["problem"]
 
 
 def test_a_drawing_of_what_was_not_recorded_leaves_the_early_part_to_its_heading(

@@ -71,10 +71,16 @@ function showLate() {
     if (!document.getElementById("early")) return;
     const documents = window.Bokeh?.documents ?? [];
     if (documents.length > 0 && documents.every((one) => one.is_idle)) rested ??= performance.now();
-    if (rested !== null && performance.now() - rested > (early.drawing === null ? 0 : 5000)) lateIsDrawn();
+    if (rested !== null && (early.drawing === null ? !isLoading() : performance.now() - rested > 5000)) lateIsDrawn();
     else requestAnimationFrame(wait);
   };
   requestAnimationFrame(wait);
+}
+
+/** Whether the late part says that it waits for what a thread finds (`page.later`): the early one says as much, or more. */
+function isLoading(root = document.getElementById("late")) {
+  return [...root.querySelectorAll("*")].some((one) =>
+    (one.matches(".loading") && one.checkVisibility()) || (one.shadowRoot && isLoading(one.shadowRoot)));
 }
 
 /** Shows the late part in place of the early; gives what was pinned and chosen there. */
