@@ -52,7 +52,7 @@ def later(
 ) -> pn.Template:
     """The late piece of a page whose `parts` show what a thread finds: the session is there at once, and `fill` is told what was
     found, so that what one page waits for holds up no other. Of an error there is what `failed` says."""
-    status = html(WAITING)
+    status, body = html(WAITING), pn.Column(*parts, sizing_mode="stretch_width", margin=0)
 
     async def find() -> None:
         job = begin()
@@ -64,14 +64,16 @@ def later(
         try:
             fill(await asyncio.wrap_future(job))
             status.visible = False
+            return
         except ActlakeError as error:
             status.object = str(failed(error))
         except Exception:  # the page must say that the wait is over; why is for the log
             logging.getLogger(__name__).exception("a page could not be made")
             status.object = str(problem(NOT_MADE))
+        body.visible = False  # nothing comes that it could wait for
 
     pn.state.onload(find)
-    return page(title, status, *parts)
+    return page(title, status, body)
 
 
 def html(markup: Markup, **options: Any) -> pn.pane.HTML:

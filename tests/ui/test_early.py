@@ -197,6 +197,7 @@ def test_what_the_early_part_says_is_wrong_stays_there(page: Page, server: Serve
     page.goto(f"{server.url}neuron{query}")
     expect(page.locator("#early")).to_have_count(0)
     expect(page.locator("#late .problem")).to_be_visible()
+    expect(page.locator(".strip.waiting:visible")).to_have_count(0)
     assert [said for said in page.evaluate("window.said") if said] == ["problem"]
 
 
