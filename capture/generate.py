@@ -20,6 +20,8 @@ from transformers import (
 from ..errors import InvalidOption
 from .cache import roomy_cache
 from .models import Model
+from .packed import packed_ffns
+from .real import Real
 
 FinishReason = Literal["stop", "length", "context", "given"]
 
@@ -53,7 +55,8 @@ def continuations(
 
     A draw depends on the seed, the prompt's index and the step, not on which other prompts are in the batch.
     """
-    output = generated(model, prompts, max_new_tokens, sampling, prompt_indices, end_ids=model.end_ids)
+    with packed_ffns(model, Real.padded_at_left([*map(len, prompts)])):
+        output = generated(model, prompts, max_new_tokens, sampling, prompt_indices, end_ids=model.end_ids)
     return [until_end(row, model.end_ids) for row in output.tolist()]
 
 
@@ -68,12 +71,11 @@ def generated(
     **more: Any,
 ) -> Int[Tensor, "batch new"]:
     """What the library's `generate()` adds to the prompts, until each has one of `end_ids`; it is given `more` too."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), model.pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):  # padded at the left, so that all rows are continued at the same column
+    real = Real.padded_at_left([*map(len, prompts)])  # so that all rows are continued at the same column
+    width = real.shape[1]
+    ids = torch.full(real.shape, model.pad_id)
+    for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -85,7 +87,7 @@ def generated(
     with torch.inference_mode(), roomy_cache(model.network, width + max_new_tokens):
         output: Tensor = model.network.generate(
             input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
+            attention_mask=real.mask.long().to(model.device),
             generation_config=config,
             logits_processor=_processors(sampling, prompt_indices),
             **more,

@@ -159,6 +159,13 @@ class Model:
         return logits_are_unembedded(self)
 
     @cached_property
+    def ffns_pack(self) -> bool:
+        """See `packed.ffns_pack`."""
+        from .packed import ffns_pack
+
+        return ffns_pack(self)
+
+    @cached_property
     def steps_agree(self) -> bool:
         """See `steps.steps_agree`; proved once, since whoever asks a model often makes a run each time."""
         from .steps import steps_agree

@@ -24,6 +24,7 @@ from .lens import layer_predictions
 from .linearized import linearized
 from .masked import masked_predictions, masked_targets
 from .models import Model
+from .packed import packed_ffns
 from .predictions import prediction_columns, predictions
 from .reach import Reach
 from .real import Real
@@ -78,10 +79,10 @@ def replay(
     at = wanted.at(n_prompt_tokens, lengths)
     in_parts = target is None and not wanted.stream.predictions and model.logits_are_unembedded
     unembedded = Real.first(ids) if in_parts else real
-    reading = residual_stream(model.network, model.anatomy, wanted.stream.layers)
-    with reading as flow, _recording_pass(model, wanted, target, unembedded) as taps:
+    with _recording_pass(model, wanted, target, real, unembedded) as (flow, taps):
         logits = _forward(model, ids, mask, unembedded)
-    copies = _copies(taps, None if wanted.positions.are_all else at)
+    recorded_at = None if wanted.positions.are_all else at
+    copies = _copies(taps, recorded_at, real)
     of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, wanted.stream, real)
     following = [torch.tensor(text[1:], dtype=torch.long) for text in texts]
     if in_parts:
@@ -99,17 +100,17 @@ def replay(
     said_of = HostCopies(dict(enumerate(predicted)))
 
     def arrived() -> list[Recorded]:
-        embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
+        embeddings, activations = _arrived(copies, recorded_at, lengths)
         states, columns_said = of_flow(), said_of.arrays()
         return [
             Recorded(
-                embeddings[row, :n],
-                {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
+                embeddings[row],
+                {layer: of_texts[row] for layer, of_texts in activations.items()},
                 columns[row],
                 *prediction_columns(columns_said[row]),
                 **states[row],
             )
-            for row, n in enumerate(lengths)
+            for row in range(len(lengths))
         ]
 
     return arrived
@@ -133,10 +134,10 @@ def replay_encoder(
     masked = [[at for at, token_id in enumerate(text) if token_id == model.mask_id] for text in texts]
     target = wanted.target if any(masked) else None
     at = wanted.at(lengths, lengths)
-    reading = residual_stream(model.network, model.anatomy, wanted.stream.layers)
-    with reading as flow, _recording_pass(model, wanted, target, real) as taps:
+    with _recording_pass(model, wanted, target, real, real) as (flow, taps):
         logits = _forward(model, ids, mask, real)
-    copies = _copies(taps, None if wanted.positions.are_all else at)
+    recorded_at = None if wanted.positions.are_all else at
+    copies = _copies(taps, recorded_at, real)
     of_texts = logits.detach().split(lengths)
     chosen = [
         masked_targets(of_texts[row], positions, targets[row]) if positions else ()
@@ -157,19 +158,19 @@ def replay_encoder(
         columns = _columns(model, ids, mask, whole, at_hidden, outputs, wanted)
 
     def arrived() -> list[Recorded]:
-        embeddings, activations = _arrived(copies, None if wanted.positions.are_all else at)
+        embeddings, activations = _arrived(copies, recorded_at, lengths)
         states = of_flow()
         return [
             Recorded(
-                embeddings[row, :n],
-                {layer: of_texts[row][:n] for layer, of_texts in activations.items()},
+                embeddings[row],
+                {layer: of_texts[row] for layer, of_texts in activations.items()},
                 columns[row],
                 *predictions[row],
                 masked=tuple(masked[row]),
                 targets=chosen[row],
                 **states[row],
             )
-            for row, n in enumerate(lengths)
+            for row in range(len(lengths))
         ]
 
     return arrived
@@ -258,15 +259,19 @@ def _linearized(model: Model, taps: Taps) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _recording_pass(model: Model, wanted: Wanted, target: GradientTarget | None, real: Real) -> Iterator[Taps]:
+def _recording_pass(
+    model: Model, wanted: Wanted, target: GradientTarget | None, real: Real, unembedded: Real
+) -> Iterator[tuple[Stream, Taps]]:
     """Hooks of the pass that records, which makes the graph of gradients too where it computes in float32."""
     has_graph = target is not None and model.dtype == "float32"
     with (
-        recording(model, wanted.layers, wanted.neurons, gradients=has_graph, unembedded=real) as taps,
+        nullcontext() if has_graph else packed_ffns(model, real),
+        residual_stream(model.network, model.anatomy, wanted.stream.layers) as flow,
+        recording(model, wanted.layers, wanted.neurons, gradients=has_graph, unembedded=unembedded) as taps,
         _linearized(model, taps) if has_graph else nullcontext(),
         torch.set_grad_enabled(has_graph),
     ):
-        yield taps
+        yield flow, taps
 
 
 @contextmanager
@@ -329,11 +334,12 @@ def _of_flow(
 ) -> Arriving[list[dict[str, Any]]]:
     """For each text what is wanted of the residual stream at its positions; `explained` are the tokens to find among the
     predictions."""
-    states = HostCopies(_rows_at({layer: flow.states[layer] for layer in wanted.states}, at, real.shape[1]))
+    states = HostCopies({layer: real.rows(flow.states[layer], at) for layer in wanted.states})
     said = layer_predictions(model, flow, logits.detach(), explained, at, wanted, real)
 
     def arrived() -> list[dict[str, Any]]:
-        by_text = {layer: _by_text(rows, at) for layer, rows in states.arrays().items()}
+        n_recorded = [*map(len, at)]
+        by_text = {layer: _by_text(rows, n_recorded) for layer, rows in states.arrays().items()}
         return [
             {
                 "hidden_states": {layer: of_texts[row] for layer, of_texts in by_text.items()},
@@ -345,33 +351,21 @@ def _of_flow(
     return arrived
 
 
-def _copies(taps: Taps, at: Sequence[Int32[np.ndarray, "_"]] | None) -> HostCopies[int]:
-    """What leaves the device: the embeddings, and the activations of each layer, of texts at these positions alone."""
-    kept = taps.activations if at is None else _rows_at(taps.activations, at, taps.embedding.shape[1])
-    return HostCopies({EMBEDDINGS: taps.embedding, **kept})
+def _copies(taps: Taps, at: Sequence[Int32[np.ndarray, "_"]] | None, real: Real) -> HostCopies[int]:
+    """What leaves the device: the embeddings, and the activations of each layer, of texts at these positions alone (None: all).
+    The activations are let go here."""
+    rows = {layer: real.rows(taps.activations.pop(layer), at) for layer in sorted(taps.activations)}
+    return HostCopies({EMBEDDINGS: real.rows(taps.embedding), **rows})
 
 
 def _arrived(
-    copies: HostCopies[int], at: Sequence[Int32[np.ndarray, "_"]] | None
-) -> tuple[Float32[np.ndarray, "batch pos d_model"], dict[int, list[Float32[np.ndarray, "_ neurons"]]]]:
-    """The embeddings, and by layer the activations of each text: at all positions, padding too, where none are given."""
+    copies: HostCopies[int], at: Sequence[Int32[np.ndarray, "_"]] | None, lengths: Sequence[int]
+) -> tuple[list[Float32[np.ndarray, "_ d_model"]], dict[int, list[Float32[np.ndarray, "_ neurons"]]]]:
+    """The embeddings of each text, and by layer its activations, at these positions (None: all)."""
     arrays = copies.arrays()
-    embeddings = arrays.pop(EMBEDDINGS)
-    shape = embeddings.shape[:2]
-    return embeddings, {
-        layer: list(a.reshape(*shape, -1)) if at is None else _by_text(a, at) for layer, a in arrays.items()
-    }
+    embeddings, n_recorded = _by_text(arrays.pop(EMBEDDINGS), lengths), lengths if at is None else [*map(len, at)]
+    return embeddings, {layer: _by_text(rows, n_recorded) for layer, rows in arrays.items()}
 
 
-def _rows_at(
-    tensors: Mapping[int, Tensor], at: Sequence[Int32[np.ndarray, "_"]], width: int
-) -> dict[int, Float[Tensor, "rows _"]]:
-    """Of each layer the rows of the texts' positions, one text after the other; texts are `width` long."""
-    places = torch.tensor(np.concatenate([row * width + positions for row, positions in enumerate(at)]))
-    return {layer: a.reshape(-1, a.shape[-1]).index_select(0, places.to(a.device)) for layer, a in tensors.items()}
-
-
-def _by_text(
-    rows: Float32[np.ndarray, "rows width"], at: Sequence[Int32[np.ndarray, "_"]]
-) -> list[Float32[np.ndarray, "_ width"]]:
-    return np.split(rows, np.cumsum([len(positions) for positions in at])[:-1])
+def _by_text(rows: Float32[np.ndarray, "rows width"], lengths: Sequence[int]) -> list[Float32[np.ndarray, "_ width"]]:
+    return np.split(rows, np.cumsum(lengths)[:-1])

@@ -22,6 +22,7 @@ from .generate import Sampling, generated, until_end
 from .head import said
 from .models import Model
 from .options import CaptureOptions
+from .packed import packed_ffns
 from .predictions import prediction_columns, predictions
 from .real import Real
 from .replay import EMBEDDINGS, Recorded, Taps, recording, replay
@@ -49,12 +50,15 @@ def write_and_record(
     Memory: activations of the whole batch in float32, the cache, and logits of the prompts' tokens where the model has something
     done to them (`head.py`).
     """
-    width = max(map(len, prompts))
-    real = Real(torch.arange(width) >= torch.tensor([width - len(prompt) for prompt in prompts])[:, None])
-    kept = _Kept(real, width + max_new_tokens)
+    real = Real.padded_at_left([*map(len, prompts)])
+    kept = _Kept(real, real.shape[1] + max_new_tokens)
     steps = _Steps(model, kept, real, prompts)
     keeps_some = "logits_to_keep" in signature(model.network.forward).parameters
-    with recording(model, wanted.layers, wanted.neurons, gradients=False, unembedded=steps.unembedded, taps=kept):
+    unembedded = steps.unembedded
+    with (
+        packed_ffns(model, real),
+        recording(model, wanted.layers, wanted.neurons, gradients=False, unembedded=unembedded, taps=kept),
+    ):
         handle = model.network.register_forward_hook(steps.keep)
         try:
             output = generated(
@@ -110,14 +114,14 @@ class _Kept(Taps):
         self._places: Int[Tensor, "batch"] | None = None  # of what a step computes; None while prompts are read
 
     def take(self, layer: int, activation: Tensor) -> None:
-        batch, width = self._real.shape
-        by_text = activation.reshape(batch, -1, activation.shape[-1])
         if self._places is not None:
-            self._values[layer].flatten(0, 1)[self._places.to(by_text.device)] = by_text[:, 0]
+            rows = activation.reshape(-1, activation.shape[-1])
+            self._values[layer].flatten(0, 1)[self._places.to(rows.device)] = rows
             return
-        values = self._values[layer] = by_text.new_empty(batch, self._room, by_text.shape[-1])
-        for row, n in enumerate(self._real.lengths):
-            values[row, :n] = by_text[row, width - n :]
+        rows = self._real.rows(activation)
+        values = self._values[layer] = rows.new_empty(len(self._real.lengths), self._room, rows.shape[-1])
+        for place, of_text in zip(values, rows.split(self._real.lengths), strict=True):
+            place[: len(of_text)] = of_text
 
     def end_step(self) -> None:
         self.take(EMBEDDINGS, self.embedding)

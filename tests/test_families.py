@@ -113,6 +113,11 @@ def test_hidden_states_are_those_of_transformers_and_the_last_layer_says_what_th
         assert last["rank"][:-1].tolist() == generation.tokens["rank"][1:].tolist()
 
 
+def test_ffns_that_are_modules_are_given_real_positions_alone(family: tuple[Model, actlake.Store]) -> None:
+    model, _ = family
+    assert model.ffns_pack == any(model.anatomy.ffns)
+
+
 def test_what_is_recorded_while_text_is_written_is_what_the_replay_records_or_it_is_not_relied_on(
     family: tuple[Model, actlake.Store],
 ) -> None:

@@ -52,6 +52,35 @@ def test_rows_are_those_that_a_mask_picks(mask: list[list[bool]]) -> None:
         torch.testing.assert_close(real.rows(values)[start : start + length], values[row][picks[row]])
 
 
+@given(
+    st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=5).filter(
+        lambda m: any(map(any, m))
+    ),
+    st.data(),
+)
+def test_some_positions_are_found_among_packed_values_as_among_all(mask: list[list[bool]], data: st.DataObject) -> None:
+    picks = torch.tensor(mask)
+    real, values = Real(picks), torch.randn(*picks.shape, 3)
+    at = [
+        np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)) if n else st.just([]))), np.int32)
+        for n in real.lengths
+    ]
+    expected = torch.cat([values[row][picks[row]][positions] for row, positions in enumerate(at)])
+    torch.testing.assert_close(real.rows(values, at), expected)
+    torch.testing.assert_close(real.rows(real.packed(values), at), expected)
+
+
+@given(
+    st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=5).filter(lambda m: any(map(any, m)))
+)
+def test_what_is_spread_is_where_it_was_with_zeros_between(mask: list[list[bool]]) -> None:
+    picks = torch.tensor(mask)
+    real, values = Real(picks), torch.randn(*picks.shape, 3)
+    torch.testing.assert_close(real.spread(values[picks][None]), values * picks[..., None])
+    with pytest.raises(ValueError, match="are not a row for each of"):
+        real.spread(values[picks][None, :-1])
+
+
 def test_what_is_not_of_the_real_positions_is_refused() -> None:
     real = Real(torch.tensor([[True, True], [False, True]]))
     with pytest.raises(ValueError, match="gives 2 rows where 3 positions are real"):
@@ -68,6 +97,7 @@ def test_no_padding_is_unembedded(any_model: Model) -> None:
 def test_logits_that_are_what_the_unembedding_gives_are_not_held_of_a_whole_batch(any_model: Model) -> None:
     free = replace(any_model, end_ids=())
     assert free.logits_are_unembedded
+    assert free.ffns_pack == any(free.anatomy.ffns)
     with unembedded(free) as shapes:
         write_and_record(free, TEXTS, 4, Sampling(), range(3), Wanted([0]))
         replay(free, TEXTS, [*map(len, TEXTS)], Wanted([0]))()
