@@ -5,8 +5,9 @@
 On the built-in model: a whole capture of prompts over plain batched `generate()` of the same prompts in the same batches;
 of given texts over a bare forward pass over the same batches, with the logits that capture needs; where the CPU time of a
 batch goes; and the greatest memory of a capture on a tiny model, for as many and ten times as many prompts. Each round does
-every way in turn, in one process; a ratio is of two that stand beside each other, in wall and in CPU time. Figures are
-medians, with the least and the greatest.
+every way in turn; what the model alone does has a process of its own, with nothing of a capture in it, as those run it who do
+not capture. A ratio is of two that stand beside each other, in wall and in CPU time. Figures are medians, with the least and
+the greatest.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,13 @@ import torch
 from actlake.capture import CaptureOptions, Model, Plan, Prompt, capture_plan, load_model, make_plan
 from actlake.capture.builtin import NAME, builtin_folder
 from actlake.capture.generate import Sampling, continuations
+from actlake.capture.plan import Work
 from actlake.capture.procedure import Procedure, choose
 from actlake.capture.replay import replay
 from actlake.capture.steps import write_and_record
 from actlake.capture.wanted import Wanted
 from actlake.store import Location, index
 from actlake.store.parquet import encode, list_column
-from actlake.store.precision import rounded
 from actlake.store.schema import ACTIVATION_VECTORS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -49,27 +51,55 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory-prompts", type=int, default=400, help="0 leaves memory out")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    model = load_model(NAME)
-    options = CaptureOptions(max_new_tokens=args.max_new_tokens, record=RECORD)
-    prompts = some_prompts(model, args.prompts)
-    written, given = (
-        make_plan(model, [Prompt(text, "a prompt", generate=generate) for text in prompts], options)
-        for generate in (True, False)
-    )
-    procedure = choose(model, written.layers, options, written.longest)
-    n_prompt = sum(len(work.token_ids) for work in written.works)
-    units = [len(unit) for unit in written.units(options, procedure)]
+    job = Job.of(args.threads, args.prompts, args.max_new_tokens)
+    units = job.batches(job.written)
+    n_prompt = sum(len(work.token_ids) for work in job.written.works)
     print(
-        f"{len(prompts)} prompts of {n_prompt} tokens, {args.max_new_tokens} new ones each; batches of {units}; {procedure}"
+        f"{args.prompts} prompts of {n_prompt} tokens, {args.max_new_tokens} new ones each; batches of {[*map(len, units)]}; "
+        f"{job.procedure}"
     )
     print(f"{args.threads} threads, load {os.getloadavg()[0]:.1f}\n")
-    warm_up(model, options)
-    report_ratio("generate()", written, model, options, procedure, args.rounds, bare=generate)
-    report_ratio("a forward pass of given texts", given, model, options, procedure, args.rounds, bare=forward)
-    report_parts(model, written, options, procedure)
+    job.warm_up()
+    with multiprocessing.get_context("spawn").Pool(
+        1, begin_alone, (args.threads, args.prompts, args.max_new_tokens)
+    ) as alone:
+        report_ratio("generate()", job, job.written, args.rounds, lambda: alone.apply(alone_generating))
+        report_ratio("a forward pass of given texts", job, job.given, args.rounds, lambda: alone.apply(alone_reading))
+    report_parts(job.model, job.written, job.options, job.procedure)
     if args.memory_prompts:
         report_memory(args.memory_prompts)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured: prompts to continue and the same as texts, in batches, on the built-in model."""
+
+    model: Model
+    written: Plan
+    given: Plan
+    options: CaptureOptions
+    procedure: Procedure
+
+    @classmethod
+    def of(cls, threads: int, n_prompts: int, max_new_tokens: int) -> "Job":
+        torch.set_num_threads(threads)
+        model = load_model(NAME)
+        options = CaptureOptions(max_new_tokens=max_new_tokens, record=RECORD, index=False)
+        written, given = (
+            make_plan(
+                model, [Prompt(text, "a prompt", generate=generate) for text in some_prompts(model, n_prompts)], options
+            )
+            for generate in (True, False)
+        )
+        return cls(model, written, given, options, choose(model, written.layers, options, written.longest))
+
+    def batches(self, plan: Plan) -> list[Sequence[Work]]:
+        return list(plan.units(self.options, self.procedure))
+
+    def warm_up(self) -> None:
+        few = make_plan(self.model, [Prompt("Two words", "a prompt")], self.options)
+        with tempfile.TemporaryDirectory() as folder:
+            capture_plan(Location.of(folder), self.model, few, self.options)
 
 
 def some_prompts(model: Model, n: int) -> list[str]:
@@ -78,37 +108,48 @@ def some_prompts(model: Model, n: int) -> list[str]:
     return [" ".join(rng.choices(words, k=rng.randrange(20, 81))) for _ in range(n)]
 
 
-def warm_up(model: Model, options: CaptureOptions) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        capture_plan(Location.of(folder), model, make_plan(model, [Prompt("Two words", "a prompt")], options), options)
+_alone: Job
+"""In the process that runs the model alone: what it runs."""
+
+
+def begin_alone(threads: int, n_prompts: int, max_new_tokens: int) -> None:
+    global _alone
+    _alone = Job.of(threads, n_prompts, max_new_tokens)
+    generate(_alone.model, _alone.batches(_alone.written)[-1])
+
+
+def alone_generating() -> Times:
+    return timed(lambda: [generate(_alone.model, unit) for unit in _alone.batches(_alone.written)])
+
+
+def alone_reading() -> Times:
+    return timed(lambda: [forward(_alone.model, unit) for unit in _alone.batches(_alone.given)])
 
 
 @torch.inference_mode()
-def generate(model: Model, plan: Plan, options: CaptureOptions, procedure: Procedure) -> None:
-    """The library's plain batched `generate()` of the plan's batches, greedy."""
-    for unit in plan.units(options, procedure):
-        texts = [work.token_ids for work in unit]
-        width = max(map(len, texts))
-        ids = torch.tensor([[model.pad_id] * (width - len(text)) + list(text) for text in texts])
-        mask = torch.arange(width) >= torch.tensor([width - len(text) for text in texts])[:, None]
-        model.network.generate(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            max_new_tokens=unit[0].max_new_tokens,
-            do_sample=False,
-            pad_token_id=model.pad_id,
-            eos_token_id=list(model.end_ids),
-        )
+def generate(model: Model, unit: Sequence[Work]) -> None:
+    """The library's plain batched `generate()` of a batch, greedy."""
+    texts = [work.token_ids for work in unit]
+    width = max(map(len, texts))
+    ids = torch.tensor([[model.pad_id] * (width - len(text)) + list(text) for text in texts])
+    mask = torch.arange(width) >= torch.tensor([width - len(text) for text in texts])[:, None]
+    model.network.generate(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        max_new_tokens=unit[0].max_new_tokens,
+        do_sample=False,
+        pad_token_id=model.pad_id,
+        eos_token_id=list(model.end_ids),
+    )
 
 
 @torch.inference_mode()
-def forward(model: Model, plan: Plan, options: CaptureOptions, procedure: Procedure) -> None:
-    """A forward pass over each of the plan's batches."""
-    for unit in plan.units(options, procedure):
-        texts = [torch.tensor(work.token_ids) for work in unit]
-        ids = torch.nn.utils.rnn.pad_sequence(texts, True, model.pad_id)
-        mask = (torch.arange(ids.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]).long()
-        model.network(input_ids=ids, attention_mask=mask, use_cache=False)
+def forward(model: Model, unit: Sequence[Work]) -> None:
+    """A forward pass over a batch."""
+    texts = [torch.tensor(work.token_ids) for work in unit]
+    ids = torch.nn.utils.rnn.pad_sequence(texts, True, model.pad_id)
+    mask = (torch.arange(ids.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]).long()
+    model.network(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
 def timed(work: Callable[[], object]) -> Times:
@@ -118,22 +159,13 @@ def timed(work: Callable[[], object]) -> Times:
     return wall, now.user + now.system - cpu.user - cpu.system
 
 
-def report_ratio(
-    what: str,
-    plan: Plan,
-    model: Model,
-    options: CaptureOptions,
-    procedure: Procedure,
-    rounds: int,
-    bare: Callable[[Model, Plan, CaptureOptions, Procedure], None],
-) -> None:
+def report_ratio(what: str, job: Job, plan: Plan, rounds: int, bare: Callable[[], Times]) -> None:
     """Print what capturing a plan takes over what the model alone takes."""
-    unindexed = CaptureOptions(max_new_tokens=options.max_new_tokens, record=RECORD, index=False)
     alone, captured, indexed = list[Times](), list[Times](), list[Times]()
     for _ in range(rounds):
-        alone.append(timed(lambda: bare(model, plan, options, procedure)))
+        alone.append(bare())
         with tempfile.TemporaryDirectory() as folder:
-            captured.append(timed(lambda f=folder: capture_plan(Location.of(f), model, plan, unindexed)))
+            captured.append(timed(lambda f=folder: capture_plan(Location.of(f), job.model, plan, job.options)))
             indexed.append(add(captured[-1], timed(lambda f=folder: index(Location.of(f)))))
     for name, column in (("wall", 0), ("CPU", 1)):
         base = [times[column] for times in alone]
@@ -173,9 +205,7 @@ def report_parts(model: Model, plan: Plan, options: CaptureOptions, procedure: P
     )
     matrices = [each.activations[layer] for each in recorded for layer in layers]
     columns: list[object] = []
-    seconds["rounding"] = timed(
-        lambda: columns.extend(list_column(rounded(matrix, options.precision)) for matrix in matrices)
-    )
+    columns.extend(map(list_column, matrices))
     n = [len(matrix) for matrix in matrices]
     rows = pa.table(
         {
@@ -186,7 +216,9 @@ def report_parts(model: Model, plan: Plan, options: CaptureOptions, procedure: P
         }
     ).cast(ACTIVATION_VECTORS.arrow)
     pieces: list[bytes] = []
-    seconds["encoding and hashing"] = timed(lambda: encode(ACTIVATION_VECTORS, [rows], pieces.append))
+    seconds["rounding, encoding and hashing"] = timed(
+        lambda: encode(ACTIVATION_VECTORS, [rows], pieces.append, options.precision)
+    )
     seconds["hashing alone"] = timed(lambda: [hashlib.sha256(piece) for piece in pieces])
     with tempfile.TemporaryDirectory() as folder:
         seconds["writing"] = timed(lambda: Location.of(folder).put_if_absent("file", *pieces))

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import ActlakeError, ModelFails, NothingCaptured, PrecisionOverflow
 from ..store import CapturedGeneration
-from ..store.give_back import give_back
+from ..store.memory import give_back
 from .models import Model
 from .plan import Work
 

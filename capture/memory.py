@@ -25,13 +25,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 def batch_limits(model: Model, n_layers: int, longest: int, per_gradient: int = 0) -> tuple[int, int]:
     """The most tokens and texts of a batch: what fits into half of what is free, up to what gains.
 
-    A token takes the activations of `n_layers` four times over (in hand, in the writer's, rounded, encoded), its
+    A token takes the activations of `n_layers` three times over (in hand, in the writer's, encoded), its
     logits, as the model gives them and in float32, and keys and values. With gradients, of which `per_gradient` values are kept
     (0: there are none) and which have as many inputs as the `longest` text has tokens at most: also the graph, what a product
     takes, the gradients (in hand, in the writer's, encoded), and its logits twice more. The tokens are a power of two.
     """
     anatomy = model.anatomy
-    per_token = 4 * (4 * n_layers * anatomy.d_ff + 2 * anatomy.vocab_size + 2 * anatomy.n_layers * anatomy.d_model)
+    per_token = 4 * (3 * n_layers * anatomy.d_ff + 2 * anatomy.vocab_size + 2 * anatomy.n_layers * anatomy.d_model)
     most, texts = MOST_IN_BATCH.get(model.device.type, MOST_IN_BATCH_ELSEWHERE)
     if per_gradient:
         per_token += (anatomy.n_layers + 1) * _per_block(model, longest)

@@ -1,5 +1,6 @@
 """The units of a run that one call does: each is captured, written while the model does the next one, and committed."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..errors import ActlakeError
 from ..store import CapturedGeneration, Log, Reservation, write_shard
+from ..store.memory import kept_memory
 from .allowance import Allowance, check_space_left
 from .devices import Arriving
 from .faults import OF_MODEL, OF_WRITING, Skips, by_halves, free_memory, not_finite, said
@@ -19,7 +21,11 @@ from .registration import CapturedIds, commit_unit
 from .unit import capture_unit
 
 IN_WRITING = 1
-"""Batches that wait to be on disk while the model does the next one."""
+"""Batches that wait to be on disk while the model does the next one.
+
+On a CPU the model waits while a batch is encoded: each of its operations is as slow as its slowest thread, and threads that
+encode would take the core of one of them (docs/benchmarks.md).
+"""
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,12 @@ class Units:
         Raises what is no prompt's fault, after what is being written is committed.
         """
         self._report()
-        with ThreadPoolExecutor(1, thread_name_prefix="actlake-write") as writer:
+        with kept_memory(), ThreadPoolExecutor(1, thread_name_prefix="actlake-write") as writer:
             while self._units or self._in_writing:
                 if self._units and (missing := self._missing(self._units.popleft())):
-                    for works, arriving in by_halves(
-                        missing, self._capture, self._skip, faults=OF_MODEL, settle=self._settle
-                    ):
-                        self._in_writing.append(writer.submit(self._write, works, arriving))
+                    for captured in by_halves(missing, self._capture, self._skip, faults=OF_MODEL, settle=self._settle):
+                        self._begin_to_write(writer, *captured)
+                        del captured  # the next batch takes its memory
                 self._collect(most=IN_WRITING if self._units else 0)
         self._captured.see(self._log.snapshot())
         self._add_done(self._captured.new())
@@ -106,7 +111,22 @@ class Units:
         arriving = capture_unit(self._model, works, self._plan, self._options, self.reservation, self._procedure)
         return works, arriving
 
-    def _write(self, works: Sequence[Work], arriving: Arriving[list[CapturedGeneration]]) -> "_Written":
+    def _begin_to_write(
+        self, writer: ThreadPoolExecutor, works: Sequence[Work], arriving: Arriving[list[CapturedGeneration]]
+    ) -> None:
+        is_encoded = threading.Event()
+        writing = writer.submit(self._write, works, arriving, is_encoded.set)
+        writing.add_done_callback(lambda _: is_encoded.set())
+        self._in_writing.append(writing)
+        if self._model.device.type == "cpu":
+            is_encoded.wait()
+
+    def _write(
+        self,
+        works: Sequence[Work],
+        arriving: Arriving[list[CapturedGeneration]],
+        on_encoded: Callable[[], object],
+    ) -> "_Written":
         """Write and commit those whose values are all finite, in a thread of its own, where they are waited for too."""
         written = _Written()
         try:
@@ -117,7 +137,7 @@ class Units:
             return _Written(lost=works, reason=said(error))
 
         def write(part: Sequence[CapturedGeneration]) -> None:
-            files = write_shard(self._log.location, part, self._options.precision)
+            files = write_shard(self._log.location, part, self._options.precision, on_encoded)
             size = sum(file.bytes for file in files)
             is_there = commit_unit(
                 self._log, self._captured, part, files, lambda snapshot: self._allowance.check(snapshot, size, files)

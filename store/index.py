@@ -16,9 +16,9 @@ import pyarrow as pa
 from jaxtyping import Float32, Int32, Int64
 
 from ..errors import InvalidOption, UnknownLayer, number_ranges
-from .give_back import give_back
 from .location import Location
 from .log import Commit, DataFile, Log, Snapshot
+from .memory import give_back
 from .parquet import list_column, threads
 from .partials import partials
 from .reader import Reader

@@ -55,19 +55,39 @@ def split(bits, planes):  # type: ignore[no-untyped-def]
     return lower != 0
 
 
+_INFINITE = np.uint32(0x7F800000)
+
+
+@compiled
+def _nearest_bfloat16(bits):  # type: ignore[no-untyped-def]
+    """A float, given and wanted as its bits, as the nearest bfloat16, ties to even; every NaN becomes one. And whether it was
+    finite and became infinite."""
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    carry = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    overflows = np.uint32(magnitude < _INFINITE) & np.uint32(magnitude + carry >= _INFINITE)
+    result = (bits + carry) & np.uint32(0xFFFF0000)
+    return np.uint32(0x7FC00000) if magnitude > _INFINITE else result, overflows  # a NaN's carry could make it a number
+
+
 @compiled
 def to_bfloat16(bits, out):  # type: ignore[no-untyped-def]
-    """Round floats, given and wanted as their bits, uint32 [n], to the nearest bfloat16, ties to even; every NaN becomes one.
-
-    Gives whether a finite one became infinite.
-    """
-    infinite, overflows = np.uint32(0x7F800000), np.uint32(0)
+    """Round floats, given and wanted as their bits, uint32 [n], as `_nearest_bfloat16`; whether a finite one became infinite."""
+    overflows = np.uint32(0)
     for i in range(len(bits)):
-        magnitude = bits[i] & np.uint32(0x7FFFFFFF)
-        carry = np.uint32(0x7FFF) + (bits[i] >> np.uint32(16) & np.uint32(1))
-        result = (bits[i] + carry) & np.uint32(0xFFFF0000)
-        overflows |= np.uint32(magnitude < infinite) & np.uint32(magnitude + carry >= infinite)
-        out[i] = np.uint32(0x7FC00000) if magnitude > infinite else result  # a NaN's carry could make it a number
+        out[i], too_large = _nearest_bfloat16(bits[i])
+        overflows |= too_large
+    return overflows != 0
+
+
+@compiled
+def split_bfloat16(bits, planes):  # type: ignore[no-untyped-def]
+    """As `to_bfloat16`, and put the upper two bytes, since the lower two are zero, into planes by significance, uint8 [2, n]."""
+    overflows = np.uint32(0)
+    for i in range(len(bits)):
+        value, too_large = _nearest_bfloat16(bits[i])
+        overflows |= too_large
+        planes[0, i] = (value >> np.uint32(16)) & np.uint32(0xFF)
+        planes[1, i] = value >> np.uint32(24)
     return overflows != 0
 
 

@@ -29,6 +29,7 @@ from jaxtyping import Float32, Int, Integer, UInt8, UInt32
 from numpy.lib.stride_tricks import as_strided
 
 from . import thrift
+from .precision import Precision, rounded
 from .schema import VECTOR, Table
 
 LEVEL = 1
@@ -54,6 +55,8 @@ its number and its length. Where it lands there is no small page either, or it m
 
 _SMALL = 1 << 9
 
+_PUT_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class EncodedFile:
@@ -65,37 +68,46 @@ class EncodedFile:
     footer_crc32: int
 
 
-def encode(table: Table, parts: Iterable[pa.Table], put: Callable[[bytes], object]) -> EncodedFile:
+def encode(
+    table: Table, parts: Iterable[pa.Table], put: Callable[[bytes], object], precision: Precision = "float32"
+) -> EncodedFile:
     """Put rows, in the table's order, as a Parquet file, piece by piece; a row group ends where a column of the table's
-    `row_group` changes.
+    `row_group` changes. Vectors are rounded to the precision.
 
-    Of a table with vectors one part is held at a time, and row groups end with them.
+    Of a table with vectors one part is held at a time, and row groups end with them. Raises PrecisionOverflow where a vector
+    does not fit, after what stands before it is put.
     """
     file = _File(put)
-    footer = (
-        _vector_footer(table, parts, file) if table.vector else _sealed_footer(table, pa.concat_tables(parts), file)
-    )
+    if table.vector:
+        footer = _vector_footer(table, parts, file, precision)
+    else:
+        footer = _sealed_footer(table, pa.concat_tables(parts), file)
     return file.finished(thrift.write_struct(footer))
 
 
 class _File:
-    """A file in the making."""
+    """A file in the making, put in pieces of about a megabyte: a page is a dozen small ones."""
 
     def __init__(self, put: Callable[[bytes], object]) -> None:
-        self._put = put
+        self._put, self._gathered = put, list[bytes]()
         self._sha256 = hashlib.sha256()
         self._landings: deque[int] = deque()
-        self.size = 0
+        self.size = self._n_put = 0
         self.put(_MAGIC)
 
     def put(self, *pieces: bytes) -> int:
         """Append; says where the pieces begin."""
         start = self.size
-        for piece in pieces:
-            self._put(piece)
-            self._sha256.update(piece)
-            self.size += len(piece)
+        self._gathered += pieces
+        self.size += sum(map(len, pieces))
+        if self.size - self._n_put >= _PUT_BYTES:
+            self._put_gathered()
         return start
+
+    def _put_gathered(self) -> None:
+        piece, self._gathered, self._n_put = b"".join(self._gathered), [], self.size
+        self._put(piece)
+        self._sha256.update(piece)
 
     def put_page(self, header: bytes, *pieces: bytes) -> int:
         """Append a column chunk's page; says where it begins."""
@@ -110,6 +122,7 @@ class _File:
     def finished(self, footer: bytes) -> EncodedFile:
         end = footer + len(footer).to_bytes(4, "little") + _MAGIC
         self.put(end)
+        self._put_gathered()
         return EncodedFile(self.size, self._sha256.hexdigest(), len(end), zlib.crc32(end))
 
 
@@ -306,21 +319,21 @@ def _sealed(entry: thrift.Struct, laid_out: memoryview, file: _File) -> _Chunk:
     )
 
 
-def _vector_footer(table: Table, parts: Iterable[pa.Table], file: _File) -> thrift.Struct:
-    """Put all pages of a table with vectors; gives the footer."""
+def _vector_footer(table: Table, parts: Iterable[pa.Table], file: _File, precision: Precision) -> thrift.Struct:
+    """Put all pages of a table with vectors, each when it is made, while threads make others; gives the footer."""
     assert table.vector
     keys = [(field.name, field.type.to_pandas_dtype()) for field in table.arrow if field.name != table.vector]
     row_groups, n_rows = [], 0
     for rows in parts:
         groups = list(_row_groups(table, rows))
-        pages = [page.result() for page in [_page(group, table) for group in groups]]
-        for group, page in zip(groups, pages, strict=True):
-            start = file.size
+        pages = deque(_page(group, table, precision) for group in groups)
+        for group in groups:
+            page, start = pages.popleft().result(), file.size
             chunks = [_key_chunk(name, group[name].to_numpy().astype(dtype), file) for name, dtype in keys]
             chunks.append(_vector_chunk(table.vector, page, file))
             row_groups.append(_row_group(chunks, group.num_rows, start))
         n_rows += rows.num_rows
-        del rows, groups, group  # before the next part is made
+        del rows, groups, group, page  # before the next part is made
     return {
         1: thrift.integer(2),
         2: thrift.list_of(thrift.STRUCT, _schema(table)),
@@ -408,24 +421,33 @@ def _key_page(data: bytes, dtype: np.dtype[Any]) -> tuple[_Page, bytes]:  # a sh
     return _Page.of([_compressor().compress(data)], len(data), len(values), _PLAIN), statistics
 
 
-def _page(group: pa.Table, table: Table) -> Future[_Page]:
+def _page(group: pa.Table, table: Table, precision: Precision) -> Future[_Page]:
     """The vector column of a row group as a page, in the making."""
+    assert table.vector
     chunks = group[table.vector]
     rows = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
     flat = rows.values[rows.offsets[0].as_py() : rows.offsets[-1].as_py()]  # `flatten` would copy
-    return threads().submit(vector_page, flat.to_numpy().reshape(len(rows), -1), table.repeats)
+    matrix, vector = flat.to_numpy().reshape(len(rows), -1), table.vector.replace("_", " ")
+    keys = ", ".join(f"{name.removesuffix('_id')} {group[name][0].as_py()}" for name in table.row_group)
+    what = f"{'an' if vector[0] in 'aeiou' else 'a'} {vector} of {keys}"
+    return threads().submit(vector_page, matrix, table.repeats, precision, what)
 
 
-def vector_page(matrix: Float32[np.ndarray, "rows width"], repeats: bool = False) -> _Page:
-    """Vectors as a page: their levels, then their bytes by significance, each plane compressed as blocks of its own.
+def vector_page(
+    matrix: Float32[np.ndarray, "rows width"],
+    repeats: bool = False,
+    precision: Precision = "float32",
+    what: str = "a vector",
+) -> _Page:
+    """Vectors, rounded, as a page: their levels, then their bytes by significance, each plane compressed as blocks of its own.
 
-    `repeats` when vectors may be there before, byte by byte.
+    `repeats` when vectors may be there before, byte by byte. Raises PrecisionOverflow, which says `what` does not fit.
     """
     levels = _levels(*matrix.shape)
     size = len(levels) + matrix.nbytes
     stream = _vector_compressor(repeats).compressobj(size=size)
     pieces = [stream.compress(levels), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
-    for plane in _planes(matrix):
+    for plane in _planes(matrix, precision, what):
         pieces += [stream.compress(memoryview(plane)), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
     pieces.append(stream.flush())
     return _Page.of(pieces, size, matrix.size, _BYTE_STREAM_SPLIT)
@@ -447,15 +469,24 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _planes(matrix: Float32[np.ndarray, "rows width"]) -> Iterator[Any]:
-    """The values' bytes of equal significance together, the least first; half of them are zero after bfloat16."""
-    from .kernels import split
+def _planes(matrix: Float32[np.ndarray, "rows width"], precision: Precision, what: str) -> Iterator[Any]:
+    """The rounded values' bytes of equal significance together, the least first; half of them are zero after bfloat16."""
+    from .kernels import split, split_bfloat16
 
     planes = _scratch(4 * matrix.size).reshape(4, -1)
-    has_lower = split(np.ascontiguousarray(matrix).reshape(-1).view(np.uint32), planes)
+    if precision == "bfloat16":
+        if split_bfloat16(_bits(matrix), planes[2:]):
+            rounded(matrix, precision, what=what)  # raises
+        has_lower = False
+    else:
+        has_lower = split(_bits(rounded(matrix, precision, what=what)), planes)
     if not has_lower:
         yield bytes(2 * matrix.size)
     yield from planes if has_lower else planes[2:]
+
+
+def _bits(matrix: Float32[np.ndarray, "rows width"]) -> UInt32[np.ndarray, "_"]:
+    return np.ascontiguousarray(matrix).reshape(-1).view(np.uint32)
 
 
 def _in_memory(rows: Float32[np.ndarray, "rows width"]) -> tuple[UInt32[np.ndarray, "_"], int]:

@@ -6,8 +6,8 @@ as they are written; no reader sees them before a commit names them.
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float32, Int32, Shaped
 
 from .location import Location
 from .log import DataFile
-from .parquet import encode, list_column, threads
-from .precision import Precision, rounded
+from .parquet import encode, list_column
+from .precision import Precision
 from .schema import (
     ACTIVATION_VECTORS,
     EMBEDDINGS,
@@ -104,14 +104,28 @@ class CapturedGeneration:
         return np.arange(self.n_tokens, dtype=np.int32) if self.positions is None else self.positions
 
 
-def write_shard(location: Location, generations: Sequence[CapturedGeneration], precision: Precision) -> list[DataFile]:
+def write_shard(
+    location: Location,
+    generations: Sequence[CapturedGeneration],
+    precision: Precision,
+    on_encoded: Callable[[], object] | None = None,
+) -> list[DataFile]:
     """Write all tables of a batch; gives the files, for a commit to name.
 
-    Raises PrecisionOverflow when a vector does not fit the precision, before anything is written; DiskFull, leaving nothing.
+    `on_encoded` is called when all is computed, and only waiting for the disk or the network is left. Raises PrecisionOverflow
+    when a vector does not fit the precision, or DiskFull, leaving nothing.
     """
     generations = sorted(generations, key=lambda generation: generation.generation_id)
-    tables = [(table, _rows(table, generations, precision)) for table in _RECORDS]
-    return all_or_none(location, (write_table(location, table, rows) for table, rows in tables if rows is not None))
+    tables = ((table, _rows(table, generations)) for table in _RECORDS)
+    with ExitStack() as drafts:
+        files = [
+            drafts.enter_context(_drafted(location, table, rows, precision=precision))
+            for table, rows in tables
+            if rows is not None
+        ]
+        if on_encoded:
+            on_encoded()
+        return all_or_none(location, (appear() for appear in files))
 
 
 def all_or_none(location: Location, files: Iterable[DataFile]) -> list[DataFile]:
@@ -129,13 +143,32 @@ def all_or_none(location: Location, files: Iterable[DataFile]) -> list[DataFile]
 
 
 def write_table(
-    location: Location, table: Table, rows: pa.Table | Iterable[pa.Table], *, indexed: str = ""
+    location: Location,
+    table: Table,
+    rows: pa.Table | Iterable[pa.Table],
+    *,
+    indexed: str = "",
+    precision: Precision = "float32",
 ) -> DataFile:
     """Write rows, sorted as the table wants, as one new file of it; gives the file, for a commit to name.
 
-    Of rows that come in parts one is held at a time. `indexed` names the layers of token-major vectors that the
-    projection has already.
+    Of rows that come in parts one is held at a time; vectors are rounded to the precision. `indexed` names the layers of
+    token-major vectors that the projection has already. Raises PrecisionOverflow, leaving nothing.
     """
+    with _drafted(location, table, rows, indexed=indexed, precision=precision) as appear:
+        return appear()
+
+
+@contextmanager
+def _drafted(
+    location: Location,
+    table: Table,
+    rows: pa.Table | Iterable[pa.Table],
+    *,
+    indexed: str = "",
+    precision: Precision,
+) -> Iterator[Callable[[], DataFile]]:
+    """As `write_table`, in two steps: within it all is encoded, and what it gives has the file appear."""
     n_rows, ranges = 0, dict[str, tuple[int, int]]()
 
     def seen() -> Iterator[pa.Table]:
@@ -149,14 +182,18 @@ def write_table(
             del part  # before the next is made
 
     with location.draft(table.name) as draft:
-        file = encode(table, seen(), draft.add)
-        first, last = ranges[table.key[0]]
-        path = f"{table.name}/{first:09d}-{last:09d}-{uuid.uuid4().hex}.parquet"
-        if not draft.appear(path):
-            raise FileExistsError(f"{location.full(path)!r} is there already")
-    return DataFile(
-        table.name, path, n_rows, file.size, file.sha256, file.footer_bytes, file.footer_crc32, ranges, indexed
-    )
+        file = encode(table, seen(), draft.add, precision)
+
+        def appear() -> DataFile:
+            first, last = ranges[table.key[0]]
+            path = f"{table.name}/{first:09d}-{last:09d}-{uuid.uuid4().hex}.parquet"
+            if not draft.appear(path):
+                raise FileExistsError(f"{location.full(path)!r} is there already")
+            return DataFile(
+                table.name, path, n_rows, file.size, file.sha256, file.footer_bytes, file.footer_crc32, ranges, indexed
+            )
+
+        yield appear
 
 
 def _range(column: pa.ChunkedArray) -> tuple[int, int]:
@@ -164,20 +201,19 @@ def _range(column: pa.ChunkedArray) -> tuple[int, int]:
     return int(values.min()), int(values.max())
 
 
-def _rows(table: Table, generations: Sequence[CapturedGeneration], precision: Precision) -> pa.Table | None:
-    made = threads().map(lambda generation: _RECORDS[table](generation, precision), generations)
-    parts = [part for part in made if part is not None]
+def _rows(table: Table, generations: Sequence[CapturedGeneration]) -> pa.Table | None:
+    parts = [part for part in map(_RECORDS[table], generations) if part is not None]
     return pa.concat_tables(parts) if parts else None
 
 
-def _generation_rows(generation: CapturedGeneration, _: Precision) -> pa.Table:
+def _generation_rows(generation: CapturedGeneration) -> pa.Table:
     row = {name: getattr(generation, name) for name in GENERATIONS.arrow.names}
     row |= {"metadata": json.dumps(dict(generation.metadata))}
     row |= {"source": json.dumps(dict(generation.source))} if generation.source else {}
     return pa.Table.from_pylist([row], schema=GENERATIONS.arrow)
 
 
-def _token_rows(generation: CapturedGeneration, _: Precision) -> pa.Table:
+def _token_rows(generation: CapturedGeneration) -> pa.Table:
     n, tokens = generation.n_tokens, generation.tokens
     position = np.arange(n, dtype=np.int32)
     unpredicted = position == 0 if generation.masked is None else tokens.rank == 0
@@ -198,7 +234,7 @@ def _token_rows(generation: CapturedGeneration, _: Precision) -> pa.Table:
     )
 
 
-def _embedding_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
+def _embedding_rows(generation: CapturedGeneration) -> pa.Table | None:
     if generation.embeddings is None:
         return None
     n = generation.n_tokens
@@ -206,23 +242,21 @@ def _embedding_rows(generation: CapturedGeneration, precision: Precision) -> pa.
         EMBEDDINGS,
         generation_id=np.full(n, generation.generation_id),
         position=np.arange(n),
-        embedding=_vectors(generation.embeddings, precision, f"an embedding of generation {generation.generation_id}"),
+        embedding=list_column(generation.embeddings),
     )
 
 
-def _gradient_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
+def _gradient_rows(generation: CapturedGeneration) -> pa.Table | None:
     if not generation.gradients:
         return None
     return _table(
         GRADIENTS,
         **_pairs(generation),
-        gradient=_vectors(
-            np.concatenate(generation.gradients), precision, f"a gradient of generation {generation.generation_id}"
-        ),
+        gradient=list_column(np.concatenate(generation.gradients)),
     )
 
 
-def _gradient_score_rows(generation: CapturedGeneration, _: Precision) -> pa.Table | None:
+def _gradient_score_rows(generation: CapturedGeneration) -> pa.Table | None:
     if not generation.gradient_scores:
         return None
     columns = np.concatenate(generation.gradient_scores).T
@@ -243,33 +277,28 @@ def _pairs(generation: CapturedGeneration) -> dict[str, np.ndarray]:
     }
 
 
-def _activation_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
-    return _rows_by_layer(ACTIVATION_VECTORS, generation, generation.activations, precision, "an activation")
+def _activation_rows(generation: CapturedGeneration) -> pa.Table | None:
+    return _rows_by_layer(ACTIVATION_VECTORS, generation, generation.activations)
 
 
-def _hidden_state_rows(generation: CapturedGeneration, precision: Precision) -> pa.Table | None:
-    return _rows_by_layer(HIDDEN_STATES, generation, generation.hidden_states, precision, "a hidden state")
+def _hidden_state_rows(generation: CapturedGeneration) -> pa.Table | None:
+    return _rows_by_layer(HIDDEN_STATES, generation, generation.hidden_states)
 
 
 def _rows_by_layer(
     table: Table,
     generation: CapturedGeneration,
     recorded: Mapping[int, Float32[np.ndarray, "n width"]] | None,
-    precision: Precision,
-    what: str,
 ) -> pa.Table | None:
     if recorded is None or not len(generation.layer_positions):
         return None
     assert table.vector, f"{table.name} has no vector column"
     layers = sorted(recorded)
-    vectors = [
-        _vectors(recorded[layer], precision, f"{what} of generation {generation.generation_id}, layer {layer}")
-        for layer in layers
-    ]
+    vectors = [list_column(recorded[layer]) for layer in layers]
     return _table(table, **_layer_keys(generation, layers), **{table.vector: pa.chunked_array(vectors)})
 
 
-def _prediction_rows(generation: CapturedGeneration, _: Precision) -> pa.Table | None:
+def _prediction_rows(generation: CapturedGeneration) -> pa.Table | None:
     if generation.layer_predictions is None or not len(generation.layer_positions):
         return None
     layers = sorted(generation.layer_predictions)
@@ -320,7 +349,3 @@ _RECORDS = {
 
 def _table(table: Table, **columns: np.ndarray | pa.Array | pa.ChunkedArray) -> pa.Table:
     return pa.table(columns).select(table.arrow.names).cast(table.arrow)
-
-
-def _vectors(values: Float32[np.ndarray, "rows width"], precision: Precision, what: str) -> pa.ListArray:
-    return list_column(rounded(values, precision, what=what))

@@ -8,9 +8,10 @@ import pickle
 import re
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -42,7 +43,7 @@ from actlake.store import (
     write_shard,
     write_table,
 )
-from actlake.store.give_back import give_back
+from actlake.store.memory import give_back, kept_memory
 from actlake.store.parquet import list_column
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,11 +151,58 @@ def test_rows_that_come_in_parts_are_on_the_disk_before_the_last_has_come(tmp_pa
     assert not list(tmp_path.rglob(".*.draft"))
 
 
+def test_nothing_of_a_shard_appears_before_all_of_it_is_encoded(tmp_path: Path) -> None:
+    location, seen = Location.of(tmp_path), list[tuple[int, int]]()
+
+    def look() -> None:
+        seen.append((len(list(tmp_path.rglob("*.parquet"))), len(list(tmp_path.rglob(".*.draft")))))
+
+    files = write_shard(location, [a_generation(0, 5, 2)], "bfloat16", look)
+    assert seen == [(0, len(files))]
+    assert len(list(tmp_path.rglob("*.parquet"))) == len(files)
+    assert not list(tmp_path.rglob(".*.draft"))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda g: replace(g, embeddings=g.embeddings * 1e6), "an embedding of generation 1"),
+        (
+            lambda g: replace(g, activations={**g.activations, 3: g.activations[3] * 1e6}),
+            "an activation of generation 1, layer 3",
+        ),
+        (lambda g: replace(g, gradients=[each * 1e6 for each in g.gradients]), "a gradient of generation 1"),
+    ],
+    ids=["embedding", "activation", "gradient"],
+)
+def test_a_shard_with_a_value_that_does_not_fit_names_it_and_leaves_nothing(
+    tmp_path: Path, change: Callable[[Any], CapturedGeneration], what: str
+) -> None:
+    generations = [a_generation(0, 5, 2), change(a_generation(1, 4, 2))]
+    with pytest.raises(PrecisionOverflow, match=f"^{what} holds .*, which float16 cannot"):
+        write_shard(Location.of(tmp_path), generations, "float16")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_large_blocks_that_were_freed_are_kept_for_the_next_ones_and_given_back_at_the_end() -> None:
+    before = resident()
+    with kept_memory():
+        for _ in range(3):
+            np.ones(1 << 25)  # 256 MB
+            assert resident() - before > 200 << 20
+    assert resident() - before < 50 << 20
+    np.ones(1 << 25)
+    assert resident() - before < 50 << 20
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_memory_that_was_freed_is_given_back() -> None:
-    def resident() -> int:
-        return os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])
-
     held = [np.ones(1 << 13) for _ in range(4096)]  # 64 kB each
     del held[:-1]
     kept = resident()
