@@ -178,6 +178,31 @@ def main(folder: Path, configs: list[str]) -> None:
             if here.is_causal or not options.get("only_generated"):
                 differs = _compared(folder / kind / way, {"here": here, "there": there}, options)
                 print(f"{kind}, {way}: at most {differs:.1e}", flush=True)
+        if here.is_causal:
+            store = actlake.open(folder / kind / "everything" / "here")
+            differs = _asked(store.generation(0), here, there)
+            print(f"{kind}, asked of what is stored: at most {differs:.1e}", flush=True)
+
+
+def _asked(generation: actlake.Generation, here: Model, there: Model) -> float:
+    """What a model is asked about a generation that is stored; gives the greatest difference."""
+    hidden, targets = generation.hidden_states([0])[:, 0], generation.tokens["token_id"].tolist()
+    answers = []
+    for model in (here, there):
+        said = model.lens_predictions(0, hidden, targets)
+        ranks, probabilities = model.lens_ranks(0, hidden, [5, 7])
+        matrix = generation.integrated_gradients(model, n_steps=5)
+        whole, streamed = (
+            generation.factors(2, device=str(model.device)),
+            generation.factors(2, device=str(model.device), in_memory_bytes=1),
+        )
+        parts = [each for of in (whole, streamed) for each in (of.tokens, of.components)]
+        answers.append([said.rank, said.probability, said.top_token_ids, ranks, probabilities, matrix.scores, *parts])
+    differences = []
+    for one, other in zip(*answers, strict=True):
+        differences.append(float(np.nanmax(np.abs(one - other)) / (np.nanmax(np.abs(one)) or 1)))
+    assert max(differences) < 1e-4, differences
+    return max(differences)
 
 
 def _saved_and_loaded(folder: Path, family: Family) -> tuple[Model, Model]:
