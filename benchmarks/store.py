@@ -31,7 +31,6 @@ from actlake.store import (
     Reader,
     Reservation,
     index,
-    rounded,
     write_shard,
     write_table,
 )
@@ -261,7 +260,7 @@ def report_append(store: actlake.Store, folder: Path, rounds: int) -> None:
     n_values = sum(matrix.size for matrix in matrices)
     appended, encoded, written = [], [], []
     for _ in range(rounds):
-        encoded.append(seconds(lambda: list(threads().map(lambda m: vector_page(rounded(m, "bfloat16")), matrices))))
+        encoded.append(seconds(lambda: list(threads().map(lambda m: vector_page(m, precision="bfloat16"), matrices))))
         location = Location.of(folder / "append")
         log = Log(location)
 

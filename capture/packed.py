@@ -45,8 +45,8 @@ def ffns_pack(model: Model) -> bool:
             real.rows(call.output) for call in by_layer(calls, model.anatomy.blocks)
         ]
 
-    whole = found()
     try:
+        whole = found()
         with _packing(model.network, model.anatomy, real):
             packed = found()
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
