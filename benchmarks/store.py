@@ -34,8 +34,9 @@ from actlake.store import (
     write_shard,
     write_table,
 )
-from actlake.store.parquet import threads, vector_page
+from actlake.store.parquet import vector_page
 from actlake.store.schema import RUNS
+from actlake.store.threads import threads
 from main_job import seconds, spread
 
 LAYER, D_FF, TOKENS_A_GENERATION, MEMMAP_GENERATIONS = 4, 1536, 128, 48

@@ -19,12 +19,13 @@ from ..errors import InvalidOption, UnknownLayer, number_ranges
 from .location import Location
 from .log import Commit, DataFile, Log, Snapshot
 from .memory import give_back
-from .parquet import list_column, threads
+from .parquet import list_column
 from .partials import partials
 from .reader import Reader
 from .schema import ACTIVATION_VECTORS, NEURON_PARTIALS, NEURON_VECTORS, PROJECTION, SEGMENTS
 from .shapes import Shape, run_of, shapes
 from .shard import all_or_none, write_table
+from .threads import threads
 
 SEGMENT_TOKENS = 1 << 15
 """Tokens of a new segment, at most."""

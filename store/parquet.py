@@ -10,12 +10,11 @@ Reading goes the same way back: a row group's vectors are one ranged read, one d
 """
 
 import hashlib
-import os
 import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -31,6 +30,7 @@ from numpy.lib.stride_tricks import as_strided
 from . import thrift
 from .precision import Precision, rounded
 from .schema import VECTOR, Table
+from .threads import threads
 
 LEVEL = 1
 """zstd's level for pages of other tables."""
@@ -220,17 +220,6 @@ def _data_pages(chunk: bytes | memoryview) -> Iterator[tuple[int, int, bytes]]:
             raise ValueError("a page has another size than it says")
         yield encoding, n_values, page
         at += stored
-
-
-def threads() -> ThreadPoolExecutor:
-    """The process's pool for encoding and decoding: as many threads as it may use cores."""
-    return _pool(os.getpid())
-
-
-@cache
-def _pool(_: int) -> ThreadPoolExecutor:  # a forked child needs its own
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ThreadPoolExecutor(cores or 1, thread_name_prefix="actlake-parquet")
 
 
 _local = threading.local()

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int32, Int64
 
-from .parquet import threads
 from .schema import NEURON_PARTIALS
+from .threads import threads
 
 EXAMPLES = 20
 """How many of the strongest tokens of each sign are kept."""

@@ -20,8 +20,9 @@ from ..errors import ActlakeError, CorruptFile
 from .footers import footer_of, opened_file
 from .location import Location
 from .log import DataFile, Range, Snapshot
-from .parquet import integers_in, threads, vectors_in
+from .parquet import integers_in, vectors_in
 from .schema import TABLES, Table
+from .threads import threads
 
 _GAP = 1 << 16
 """Ranges of a file that lie closer than this are read in one."""
