@@ -142,8 +142,7 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
         n_neurons = model.anatomy.d_ff if plan.neurons is None else len(plan.neurons)
         values = round(positions * len(plan.layers) * n_neurons * per_value)
         budget["activation_vectors"] = values + _chunks("activation_vectors", n_files, n_texts * len(plan.layers))
-        if options.index:
-            budget |= _index_budget(positions, n_texts, len(plan.layers), n_neurons, values)
+        budget |= _projection_budget(options, positions, n_texts, n_files, len(plan.layers), n_neurons, values)
     if options.records("hidden_states"):
         n_layers = len(plan.layers) + 1
         budget["hidden_states"] = round(positions * n_layers * d_model * per_value)
@@ -154,18 +153,35 @@ def byte_budget(model: Model, plan: Plan, options: CaptureOptions) -> dict[str, 
     return budget
 
 
-def _index_budget(positions: int, n_texts: int, n_layers: int, n_neurons: int, values: int) -> dict[str, int]:
-    """The same for the tables of the index step. Some special tokens, which have statistics of their own, a text."""
+def _projection_budget(
+    options: CaptureOptions,
+    positions: int,
+    n_texts: int,
+    n_units: int,
+    n_layers: int,
+    n_neurons: int,
+    values: int,
+) -> dict[str, int]:
+    """The same for the projection: statistics, which the capture makes, and vectors, which the index step makes. Some special
+    tokens, which have statistics of their own, a text."""
     n_segments = -(-positions // SEGMENT_TOKENS)
-    n_files, n_written = n_segments * n_layers, 1 + rewrites(positions)
+    n_counted = min(n_units, n_segments + options.part.n_shards - 1)  # each process has a last one
+    n_rows = n_layers * n_neurons * n_counted
     statistics = sum(100 + 5 * min(n, 40) + 3 * min(n, 200) // 2 for n in (positions, min(positions, 2 * n_texts)) if n)
-    each = {
-        "segments": 4 * positions + _chunks("segments", n_segments),
-        "neuron_vectors": values + _chunks("neuron_vectors", n_files, n_files + (4 * values >> 21)),
-        "neuron_partials": n_files * n_neurons * statistics
-        + _chunks("neuron_partials", n_files, n_files * -(-n_neurons // 512)),
+    groups = n_layers * n_counted * -(-n_neurons // 512)
+    budget = {
+        "segments": 4 * positions + _chunks("segments", n_counted),
+        "neuron_partials": n_rows * statistics + _chunks("neuron_partials", n_layers * n_counted, groups),
     }
-    return {table: n_written * n_bytes for table, n_bytes in each.items()}
+    if not options.index:
+        return budget
+    n_files, n_written = n_segments * n_layers, 1 + rewrites(positions)
+    vectors = values + _chunks("neuron_vectors", n_files, n_files + (4 * values >> 21))
+    return {
+        "segments": n_written * (budget["segments"] + 4 * positions + _chunks("segments", n_segments)),
+        "neuron_vectors": n_written * vectors,
+        "neuron_partials": n_written * budget["neuron_partials"],
+    }
 
 
 def _chunks(table: str, n_files: int, n_groups: int = 0) -> int:

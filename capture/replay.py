@@ -82,7 +82,7 @@ def replay(
     with _recording_pass(model, wanted, target, real, unembedded) as (flow, taps):
         logits = _forward(model, ids, mask, unembedded)
     recorded_at = None if wanted.positions.are_all else at
-    copies = _copies(taps, recorded_at, real)
+    copies = _copies(taps, recorded_at, real, texts, wanted)
     of_flow = _of_flow(model, flow, logits, [[*text[1:], -1] for text in texts], at, wanted.stream, real)
     following = [torch.tensor(text[1:], dtype=torch.long) for text in texts]
     if in_parts:
@@ -137,7 +137,7 @@ def replay_encoder(
     with _recording_pass(model, wanted, target, real, real) as (flow, taps):
         logits = _forward(model, ids, mask, real)
     recorded_at = None if wanted.positions.are_all else at
-    copies = _copies(taps, recorded_at, real)
+    copies = _copies(taps, recorded_at, real, texts, wanted)
     of_texts = logits.detach().split(lengths)
     chosen = [
         masked_targets(of_texts[row], positions, targets[row]) if positions else ()
@@ -351,10 +351,18 @@ def _of_flow(
     return arrived
 
 
-def _copies(taps: Taps, at: Sequence[Int32[np.ndarray, "_"]] | None, real: Real) -> HostCopies[int]:
+def _copies(
+    taps: Taps,
+    at: Sequence[Int32[np.ndarray, "_"]] | None,
+    real: Real,
+    texts: Sequence[Sequence[int]],
+    wanted: Wanted,
+) -> HostCopies[int]:
     """What leaves the device: the embeddings, and the activations of each layer, of texts at these positions alone (None: all).
     The activations are let go here."""
     rows = {layer: real.rows(taps.activations.pop(layer), at) for layer in sorted(taps.activations)}
+    if wanted.see:
+        wanted.see(rows, tokens_at(texts, at))
     return HostCopies({EMBEDDINGS: real.rows(taps.embedding), **rows})
 
 
@@ -365,6 +373,13 @@ def _arrived(
     arrays = copies.arrays()
     embeddings, n_recorded = _by_text(arrays.pop(EMBEDDINGS), lengths), lengths if at is None else [*map(len, at)]
     return embeddings, {layer: _by_text(rows, n_recorded) for layer, rows in arrays.items()}
+
+
+def tokens_at(texts: Sequence[Sequence[int]], at: Sequence[Int32[np.ndarray, "_"]] | None) -> list[Sequence[int]]:
+    """The tokens of each text at these positions (None: all)."""
+    if at is None:
+        return list(texts)
+    return [[text[position] for position in of_text] for text, of_text in zip(texts, at, strict=True)]
 
 
 def _by_text(rows: Float32[np.ndarray, "rows width"], lengths: Sequence[int]) -> list[Float32[np.ndarray, "_ width"]]:

@@ -25,7 +25,7 @@ from .options import CaptureOptions
 from .packed import packed_ffns
 from .predictions import prediction_columns, predictions
 from .real import Real
-from .replay import EMBEDDINGS, Recorded, Taps, recording, replay
+from .replay import EMBEDDINGS, Recorded, Taps, recording, replay, tokens_at
 from .wanted import Wanted
 
 PROVED_STEPS = 4
@@ -76,6 +76,9 @@ def write_and_record(
     completions = [until_end(row, model.end_ids) for row in output[:, :-1].tolist()]
     lengths = [len(prompt) + len(written) for prompt, written in zip(prompts, completions, strict=True)]
     at = None if wanted.positions.are_all else wanted.at([*map(len, prompts)], lengths)
+    if wanted.see:
+        texts = [[*prompt, *written] for prompt, written in zip(prompts, completions, strict=True)]
+        wanted.see(kept.rows(lengths, at), tokens_at(texts, at))
     return completions, steps.recorded(lengths, at)
 
 
@@ -129,6 +132,18 @@ class _Kept(Taps):
             places = [row * self._room + n - 1 for row, n in enumerate(self._real.lengths)]
             self._places = torch.tensor(places, device=self.embedding.device)
         self._places += 1
+
+    def rows(
+        self, lengths: Sequence[int], at: Sequence[Int32[np.ndarray, "_"]] | None
+    ) -> dict[int, Float[Tensor, "rows width"]]:
+        """By layer the activations of texts of these lengths at these positions (None: all), text after text."""
+        at = [np.arange(length, dtype=np.int32) for length in lengths] if at is None else at
+        places = torch.from_numpy(np.concatenate([np.int64(row * self._room) + of_row for row, of_row in enumerate(at)]))
+        return {
+            layer: values.flatten(0, 1)[places.to(values.device)]
+            for layer, values in self._values.items()
+            if layer != EMBEDDINGS
+        }
 
     def copies(self, n_tokens: int) -> HostCopies[int]:
         """By layer the values of each text's first tokens, and the embeddings; they are let go here."""

@@ -1,20 +1,31 @@
 """One batch of a run: generated or given, replayed, and made ready for a shard; nothing is written here."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..store import CapturedGeneration, CapturedTokens, Reservation
+from ..store.statistics import Statistics
 from .devices import Arriving
 from .generate import FinishReason, continuations, finish_reason
 from .lens import of_stream
+from .measuring import Measuring
 from .models import Model
 from .options import CaptureOptions
 from .plan import Plan, Work
 from .procedure import Procedure
 from .replay import Recorded, replay, replay_encoder
 from .steps import write_and_record
-from .wanted import Wanted
+from .wanted import See, Wanted
+
+
+@dataclass(frozen=True)
+class CapturedBatch:
+    """Generations, by number, and the statistics of their activations where the model's device took them."""
+
+    generations: list[CapturedGeneration]
+    statistics: Statistics | None
 
 
 def capture_unit(
@@ -24,9 +35,13 @@ def capture_unit(
     options: CaptureOptions,
     reservation: Reservation,
     procedure: Procedure,
-) -> Arriving[list[CapturedGeneration]]:
+) -> Arriving[CapturedBatch]:
     """Generate and replay one batch, or record it as it is generated; nothing is written."""
-    prompts, wanted = [work.token_ids.tolist() for work in works], _wanted(plan, options, procedure)
+    by_number = sorted(range(len(works)), key=lambda row: works[row].prompt_index)
+    measuring = Measuring(by_number, model.text.is_special, options.precision)
+    is_elsewhere = model.device.type != "cpu" and options.records("activations")
+    prompts = [work.token_ids.tolist() for work in works]
+    wanted = _wanted(plan, options, procedure, measuring.see if is_elsewhere else None)
     room, indices = works[0].max_new_tokens, [work.prompt_index for work in works]
     completions = [work.completion_ids.tolist() for work in works]
     if not model.anatomy.is_causal:
@@ -39,16 +54,17 @@ def capture_unit(
         texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         recorded = replay(model, texts, [len(prompt) for prompt in prompts], wanted)
 
-    def arrived() -> list[CapturedGeneration]:
-        return [
+    def arrived() -> CapturedBatch:
+        generations = [
             _captured_generation(model, work, completion, what, plan, options, reservation)
             for work, completion, what in zip(works, completions, recorded(), strict=True)
         ]
+        return CapturedBatch([generations[row] for row in by_number], measuring.statistics if is_elsewhere else None)
 
     return arrived
 
 
-def _wanted(plan: Plan, options: CaptureOptions, procedure: Procedure) -> Wanted:
+def _wanted(plan: Plan, options: CaptureOptions, procedure: Procedure, see: See | None) -> Wanted:
     chosen = procedure.gradient_tokens if options.gradient_tokens == "auto" else None
     return Wanted(
         layers=plan.layers if options.records("activations") else (),
@@ -57,6 +73,7 @@ def _wanted(plan: Plan, options: CaptureOptions, procedure: Procedure) -> Wanted
         stream=of_stream(plan.layers, options),
         target=options.target,
         scores=options.records("gradient_scores"),
+        see=see,
         gradient_tokens=chosen or options.gradient_tokens,
     )
 

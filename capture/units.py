@@ -5,11 +5,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ..errors import ActlakeError
+import numpy as np
+
+from ..errors import ActlakeError, DiskFull
 from ..store import CapturedGeneration, Log, Reservation, write_shard
 from ..store.memory import kept_memory
+from ..store.statistics import Counting, statistics_of
 from .allowance import Allowance, check_space_left
 from .devices import Arriving
 from .faults import OF_MODEL, OF_WRITING, Skips, by_halves, free_memory, not_finite, said
@@ -18,7 +22,7 @@ from .options import CaptureOptions
 from .plan import Plan, Work
 from .procedure import Procedure
 from .registration import CapturedIds, commit_unit
-from .unit import capture_unit
+from .unit import CapturedBatch, capture_unit
 
 IN_WRITING = 1
 """Batches that wait to be on disk while the model does the next one.
@@ -66,6 +70,8 @@ class Units:
         self._add_done(self._captured.new())
         self._allowance = Allowance(options.most_bytes, log.location, reservation)
         self._in_writing = deque[Future[_Written]]()
+        neurons = np.arange(model.anatomy.d_ff) if plan.neurons is None else np.array(plan.neurons)
+        self._counting = Counting(log, neurons.astype(np.int32))
         self.skips = Skips(model, self.n_wanted)
         self.n_captured, self.n_tokens, self.n_bytes = 0, 0, 0
 
@@ -92,6 +98,7 @@ class Units:
                         self._begin_to_write(writer, *captured)
                         del captured  # the next batch takes its memory
                 self._collect(most=IN_WRITING if self._units else 0)
+            self._commit_statistics()
         self._captured.see(self._log.snapshot())
         self._add_done(self._captured.new())
         return self._done
@@ -107,12 +114,12 @@ class Units:
         self._done |= ids
         self._n_done += sum(generation_id in self._wanted for generation_id in ids)
 
-    def _capture(self, works: Sequence[Work]) -> tuple[Sequence[Work], Arriving[list[CapturedGeneration]]]:
+    def _capture(self, works: Sequence[Work]) -> tuple[Sequence[Work], Arriving[CapturedBatch]]:
         arriving = capture_unit(self._model, works, self._plan, self._options, self.reservation, self._procedure)
         return works, arriving
 
     def _begin_to_write(
-        self, writer: ThreadPoolExecutor, works: Sequence[Work], arriving: Arriving[list[CapturedGeneration]]
+        self, writer: ThreadPoolExecutor, works: Sequence[Work], arriving: Arriving[CapturedBatch]
     ) -> None:
         is_encoded = threading.Event()
         writing = writer.submit(self._write, works, arriving, is_encoded.set)
@@ -124,20 +131,28 @@ class Units:
     def _write(
         self,
         works: Sequence[Work],
-        arriving: Arriving[list[CapturedGeneration]],
+        arriving: Arriving[CapturedBatch],
         on_encoded: Callable[[], object],
     ) -> "_Written":
         """Write and commit those whose values are all finite, in a thread of its own, where they are waited for too."""
         written = _Written()
         try:
-            generations = arriving()
+            batch = arriving()
         except OF_MODEL as error:
             if isinstance(error, ActlakeError):
                 raise
             return _Written(lost=works, reason=said(error))
 
         def write(part: Sequence[CapturedGeneration]) -> None:
-            files = write_shard(self._log.location, part, self._options.precision, on_encoded)
+            statistics = batch.statistics if len(part) == len(batch.generations) else None
+
+            def encoded() -> None:
+                nonlocal statistics
+                if statistics is None:
+                    statistics = statistics_of(part, self._options.precision)
+                on_encoded()
+
+            files = write_shard(self._log.location, part, self._options.precision, encoded)
             size = sum(file.bytes for file in files)
             is_there = commit_unit(
                 self._log, self._captured, part, files, lambda snapshot: self._allowance.check(snapshot, size, files)
@@ -149,15 +164,22 @@ class Units:
             written.n_generations += len(part)
             written.n_tokens += sum(generation.n_tokens for generation in part)
             written.n_bytes += size
+            self._counting.add(files, part, statistics or {})
+            if self._counting.is_due:
+                self._commit_statistics()
 
         def skip(generation: CapturedGeneration, reason: str) -> None:
             written.skipped[generation.prompt_index] = reason
 
-        faults = {each.prompt_index: not_finite(each) for each in generations}
+        faults = {each.prompt_index: not_finite(each) for each in batch.generations}
         written.skipped |= {index: fault for index, fault in faults.items() if fault}
-        if finite := [each for each in generations if not faults[each.prompt_index]]:
+        if finite := [each for each in batch.generations if not faults[each.prompt_index]]:
             list(by_halves(finite, write, skip, faults=OF_WRITING))
         return written
+
+    def _commit_statistics(self) -> None:
+        with suppress(DiskFull):  # the index step makes them then, when there is room
+            self._counting.commit()
 
     def _collect(self, most: int = 0) -> None:
         """Wait until at most so many batches are being written, and count the others."""

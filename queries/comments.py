@@ -16,7 +16,8 @@ from ..store.schema import TABLES
 LIKE: Mapping[str, str] = {
     "unindexed_files": "activation_vectors",
     "unindexed_activation_vectors": "activation_vectors",
-    "unindexed_activations": "activations",
+    "uncounted_files": "activation_vectors",
+    "uncounted_activations": "activations",
     "by_token.activations": "activations",
     "by_neuron.activations": "activations",
     "all_neuron_partials": "neuron_partials",
@@ -26,6 +27,8 @@ LIKE: Mapping[str, str] = {
 _INTERNAL = {
     "unindexed_files": "rows of activation_vectors whose files have layers that neuron_vectors has not, with their files",
     "unindexed_files.filename": "the file that the row is in",
+    "uncounted_files": "those of them of which neuron_partials has no statistics either",
+    "uncounted_files.filename": "the file that the row is in",
     "indexed_layers": "the layers of unindexed_files that neuron_vectors has nevertheless",
     "indexed_layers.filename": "the file",
     "indexed_layers.layer": "a layer of it that neuron_vectors has",

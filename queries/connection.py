@@ -25,7 +25,7 @@ from .comments import comment_on_all, definitions, literal, quoted
 from .files import StoreFiles
 from .messages import is_duckdbs, query_error, says_of_no_file
 from .neurons import Some, neuron_numbers
-from .plan import INDEXED, UNINDEXED, Ranges, Scans, columns_of, scans_of, schema_option
+from .plan import INDEXED, TAILS, UNCOUNTED, UNINDEXED, Ranges, Scans, columns_of, scans_of, schema_option
 
 Path = Literal["by_token", "by_neuron"]
 """How `activations` is read: from the token-major vectors, or from the neuron-major projection."""
@@ -76,9 +76,11 @@ class Database:
         self._some_neurons = some_neurons
         self._snapshot, self._indexed = snapshot, partly_indexed
         self._store_files, self._check, self._name_of = files, check, cache(name_of)
-        tail = {path: snapshot.files[path] for path in partly_indexed}
-        self._tail = Snapshot(files=tail)
-        self._files: Files = {name: snapshot.of(name) for name in TABLES} | {UNINDEXED: list(tail.values())}
+        unindexed = {path: snapshot.files[path] for path in partly_indexed}
+        uncounted = {path: file for path, file in unindexed.items() if not file.counted}
+        self._tails = {UNINDEXED: Snapshot(files=unindexed), UNCOUNTED: Snapshot(files=uncounted)}
+        tails = {name: list(tail.files.values()) for name, tail in self._tails.items()}
+        self._files: Files = {name: snapshot.of(name) for name in TABLES} | tails
         self._opened: duckdb.DuckDBPyConnection | None = None
         self._opening = threading.Lock()
         self._has_comments = False
@@ -191,17 +193,17 @@ class Database:
 
     def _names(self, name: str, files: Sequence[DataFile]) -> list[str]:
         if not files:
-            return [self._store_files.url(empty_path("activation_vectors" if name == UNINDEXED else name))]
+            return [self._store_files.url(empty_path("activation_vectors" if name in TAILS else name))]
         return [self._name_of(file.path) for file in files]
 
     def _holding(self, name: str, scans: Sequence[Ranges]) -> list[DataFile]:
         """Files of a table that one of the scans can need."""
         files: dict[str, DataFile] = {}
         for ranges in scans:
-            if name != UNINDEXED:
+            if name not in TAILS:
                 files |= {file.path: file for file in self._snapshot.of(name, **ranges)}
                 continue
-            for file in self._tail.of("activation_vectors", **ranges):
+            for file in self._tails[name].of("activation_vectors", **ranges):
                 first, last = _overlap(ranges, file, "layer")
                 if set(range(first, last + 1)) - set(self._indexed[file.path]):
                     files[file.path] = file
@@ -220,7 +222,7 @@ def _view_sql(name: str, files: str) -> str:
     return f"""
         create view {quoted(name)} as
         select {", ".join(map(quoted, columns_of(name).names))}
-        from read_parquet({files}, filename = {name == UNINDEXED}{schema_option(name)})
+        from read_parquet({files}, filename = {name in TAILS}{schema_option(name)})
     """
 
 

@@ -175,9 +175,11 @@ class NeuronReader:
 
     @cached_property
     def _places_of_segments(self) -> dict[int, Int64[np.ndarray, "_"]]:
-        """Where the tokens of each segment stand."""
-        places = {}
+        """Where the tokens of each segment that has vectors stand."""
+        places, with_vectors = {}, {file.ranges["segment_id"] for file in self.snapshot.of("neuron_vectors")}
         for file in self.snapshot.of("segments"):
+            if file.ranges["segment_id"] not in with_vectors:
+                continue
             alone = Snapshot(files={file.path: file})
             rows = self.reader.rows(alone, "segments", columns=["segment_id", "generation_id", "position"])
             (segment_id,) = rows["segment_id"].to_pylist()

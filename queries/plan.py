@@ -36,13 +36,18 @@ ACTIVATIONS = pa.schema(
 UNINDEXED = "unindexed_files"
 """The name that files of `activation_vectors` have which the neuron-major projection has not, or not in all layers."""
 
+UNCOUNTED = "uncounted_files"
+"""The name that those have of which there are no statistics either."""
+
+TAILS = (UNINDEXED, UNCOUNTED)
+
 INDEXED = pa.schema([("filename", pa.string()), ("layer", pa.int32())])
 """The columns of `indexed_layers`: what the projection has of those files."""
 
 
 def columns_of(name: str) -> pa.Schema:
     """The columns of a table that is made of files."""
-    if name == UNINDEXED:
+    if name in TAILS:
         return TABLES["activation_vectors"].arrow.append(INDEXED.field("filename"))
     return TABLES[name].arrow
 
@@ -50,7 +55,7 @@ def columns_of(name: str) -> pa.Schema:
 @cache
 def schema_option(name: str) -> str:
     """What `read_parquet` is told, after a comma, of a table that files of an older format lack columns of: nulls stand there."""
-    if name == UNINDEXED or not TABLES[name].has_grown:
+    if name in TAILS or not TABLES[name].has_grown:
         return ""
     schema = columns_of(name)
     types = duckdb.from_arrow(schema.empty_table()).types
@@ -87,7 +92,7 @@ def scans_of(query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
 @cache
 def _stand_ins() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:", config={"python_enable_replacements": False, "threads": 1})
-    for name in (*TABLES, UNINDEXED):
+    for name in (*TABLES, *TAILS):
         connection.from_arrow(_widest(columns_of(name))).create(name)
     connection.from_arrow(_widest(INDEXED)).create("indexed_layers")
     connection.execute(definitions())

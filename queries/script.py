@@ -11,7 +11,7 @@ from ..store.schema import TABLES
 from .comments import comments_beside_views_sql, literal, quoted, views_sql
 from .files import GLOB
 from .neurons import Some, neuron_numbers
-from .plan import INDEXED, UNINDEXED, columns_of, schema_option
+from .plan import INDEXED, TAILS, UNCOUNTED, UNINDEXED, columns_of, schema_option
 
 _AGAIN = {
     "\ncreate view ": "\ncreate or replace view ",
@@ -38,6 +38,7 @@ def views_script(
     names = {path: f"{prefix}{path}" for path in snapshot.files}
     files = {name: [names[file.path] for file in snapshot.of(name)] for name in TABLES}
     files[UNINDEXED] = [names[path] for path in partly_indexed]
+    files[UNCOUNTED] = [names[path] for path in partly_indexed if not snapshot.files[path].counted]
     layers = [(path.rpartition("/")[2], layer) for path, layers in partly_indexed.items() for layer in layers]
     views = "\n\n".join([*(_view(name, paths) for name, paths in files.items()), _indexed_layers(layers)])
     derived = f"\n{views_sql()}"
@@ -69,7 +70,7 @@ def _view(name: str, paths: Sequence[str]) -> str:
         return _empty(name, schema)
     columns = ",\n".join(f"    {quoted(column)}" for column in schema.names)
     listed = ",\n".join(f"    {literal(path.translate(GLOB))}" for path in paths)
-    filename = ", filename = true" if name == UNINDEXED else ""
+    filename = ", filename = true" if name in TAILS else ""
     options = f"{filename}{schema_option(name)}"
     return f"create or replace view {quoted(name)} as\nselect\n{columns}\nfrom read_parquet([\n{listed}\n]{options});"
 

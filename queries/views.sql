@@ -1,7 +1,8 @@
 -- Views and macros over the tables of a store, and what they mean. The tables themselves (runs, generations, tokens, embeddings,
 -- gradients, gradient_scores, activation_vectors, hidden_states, layer_predictions, segments, neuron_vectors, neuron_partials) are
 -- views of their Parquet files, made from the snapshot before this script runs. So are unindexed_files, the files of
--- activation_vectors of which neuron_vectors has not all layers, and indexed_layers, the layers of them that it has.
+-- activation_vectors of which neuron_vectors has not all layers, indexed_layers, the layers of them that it has, and
+-- uncounted_files, those of the files of which neuron_partials has those layers alone: captures make the statistics of the others.
 
 create view unindexed_activation_vectors as
 select generation_id, position, layer, activation
@@ -121,8 +122,8 @@ create macro histogram_quantile(histogram, q) as (
 );
 comment on macro histogram_quantile is 'a quantile (0 to 1) from a histogram of neuron_stats: the middle of its bin, off by at most 1/16 of the value';
 
--- What the projection has not yet, one row a value, with what statistics go by.
-create view unindexed_activations as
+-- What there are no statistics of, one row a value, with what statistics go by.
+create view uncounted_activations as
 select generation_id, position, layer, neuron, activation, run_id, is_special
 from (
     select
@@ -131,14 +132,20 @@ from (
         layer,
         neuron_numbers(generation_id, activation) as neuron,
         unnest(activation) as activation
-    from unindexed_activation_vectors
+    from uncounted_files
+    where not exists (
+        select 1
+        from indexed_layers
+        where indexed_layers.filename = parse_filename(uncounted_files.filename)
+            and indexed_layers.layer = uncounted_files.layer
+    )
 )
 join tokens using (generation_id, position)
 join generations using (generation_id);
-comment on view unindexed_activations is 'activations that neuron_vectors has not, one row a value, with their run and whether the token is special';
-comment on column unindexed_activations.is_special is 'whether the token is special';
+comment on view uncounted_activations is 'activations that neuron_partials has no statistics of, one row a value, with their run and whether the token is special';
+comment on column uncounted_activations.is_special is 'whether the token is special';
 
--- Statistics that add up, of everything: those that the projection keeps, and those of what it has not yet.
+-- Statistics that add up, of everything: those that are kept, and those of what has none yet.
 create view all_neuron_partials as
 select layer, neuron, run_id, is_special, n, mean, m2, min, max, n_active, bins, bin_counts
 from neuron_partials
@@ -156,9 +163,9 @@ select
     count_if(activation > 0)::bigint as n_active,
     [activation_bin(activation)] as bins,
     [count(*)] as bin_counts
-from unindexed_activations
+from uncounted_activations
 group by layer, neuron, run_id, is_special, activation_bin(activation);
-comment on view all_neuron_partials is 'statistics as neuron_partials has them, but for the examples, and the same of what is not indexed yet, computed as it is asked';
+comment on view all_neuron_partials is 'statistics as neuron_partials has them, but for the examples, and the same of what it has none of, computed as it is asked';
 
 create macro neuron_stats_by(special) as table
 select
@@ -235,7 +242,7 @@ from (
             generation_id,
             position,
             activation
-        from unindexed_activations
+        from uncounted_activations
         where (special or not is_special) and activation != 0 and not isnan(activation)
     )
 )

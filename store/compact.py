@@ -69,10 +69,10 @@ def _groups(snapshot: Snapshot, reader: Reader, file_bytes: int) -> Iterator[lis
     for table in TABLES.values():
         if table in PROJECTION:
             continue
-        alike: dict[tuple[Shape | None, str], list[DataFile]] = {}
+        alike: dict[tuple[Shape | None, str, bool], list[DataFile]] = {}
         for file in snapshot.of(table.name):
             shape = known[run_of(snapshot, file)] if table.vector else None
-            alike.setdefault((shape, file.indexed), []).append(file)
+            alike.setdefault((shape, file.indexed, file.counted), []).append(file)
         for files in alike.values():
             yield from _filled(table, [file for file in files if file.bytes < file_bytes // 2], file_bytes, reader)
 
@@ -98,4 +98,4 @@ def _together(location: Location, reader: Reader, files: Sequence[DataFile]) -> 
     table = TABLES[files[0].table]
     held = Snapshot(files={file.path: file for file in files})
     rows = reader.rows(held, table.name).sort_by([(name, "ascending") for name in table.sort or table.key])
-    return write_table(location, table, rows, indexed=files[0].indexed)
+    return write_table(location, table, rows, indexed=files[0].indexed, counted=files[0].counted)

@@ -1,8 +1,9 @@
 """The index step: the neuron-major projection of activations, so that one neuron over the whole corpus is a small read.
 
-Token-major shards that have none yet become a segment: the vectors of all of its tokens, turned around, with their partial
-statistics. Small segments are merged as the store grows, as log-structured stores do, so that there are few of
-them whatever the corpus. Each segment, and each merge, is one commit: a crash leaves at most files that no commit names.
+Token-major shards that have none yet become a segment: the vectors of all of its tokens, turned around, and their partial
+statistics where the capture has not made them already, which are a segment of their own. Small segments are merged as the store
+grows, as log-structured stores do, so that there are few of them whatever the corpus. Each segment, and each merge, is
+one commit: a crash leaves at most files that no commit names.
 """
 
 import secrets
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ from .location import Location
 from .log import Commit, DataFile, Log, Snapshot
 from .memory import give_back
 from .parquet import list_column
-from .partials import partials
+from .partials import Kind, added, by_kind, in_order, measured, partial_rows
 from .reader import Reader
 from .schema import ACTIVATION_VECTORS, NEURON_PARTIALS, NEURON_VECTORS, PROJECTION, SEGMENTS
 from .shapes import Shape, run_of, shapes
@@ -100,13 +102,13 @@ def index(
         if on_progress:
             on_progress(n_tokens, n_tokens + sum(source.n_tokens for source in _sources(snapshot, reader, wanted)))
     while together := _to_merge(segments(snapshot, reader)):
-        files = all_or_none(location, _merged_segment(location, snapshot, reader, together))
+        files = all_or_none(location, _merged_segment(location, reader, together))
         old = [file for segment in together for file in segment.files]
         commit = Commit("merge", f"merge/{files[0].path}", files, [file.path for file in old])
         snapshot, done = log.commit_over(old, commit)
         give_back()
         n_bytes += sum(file.bytes for file in files) if done else 0
-    return Indexed(n_tokens, len(segments(snapshot, reader)), n_bytes)
+    return Indexed(n_tokens, sum(segment.has_vectors for segment in segments(snapshot, reader)), n_bytes)
 
 
 def rewrites(n_tokens: int) -> int:
@@ -125,6 +127,14 @@ class Segment:
     n_tokens: int
     neurons: tuple[int, ...]
     files: tuple[DataFile, ...]
+
+    @property
+    def has_vectors(self) -> bool:
+        return any(file.table == NEURON_VECTORS.name for file in self.files)
+
+    @property
+    def has_statistics(self) -> bool:
+        return any(file.table == NEURON_PARTIALS.name for file in self.files)
 
     @property
     def size_class(self) -> int:
@@ -150,15 +160,16 @@ def segments(snapshot: Snapshot, reader: Reader) -> list[Segment]:
 def _neurons(reader: Reader, files: Sequence[DataFile], layer: int, n: int) -> tuple[int, ...]:
     """The neurons of a segment, which has `n` of each layer; the files say it where none is left out."""
     held = Snapshot(files={file.path: file for file in files})
-    if max((file.ranges["neuron"][1] for file in held.of(NEURON_VECTORS.name, layer=layer)), default=-1) < n:
+    table = next(file.table for file in files if file.table != SEGMENTS.name)
+    if max((file.ranges["neuron"][1] for file in held.of(table, layer=layer)), default=-1) < n:
         return tuple(range(n))
-    return tuple(reader.rows(held, NEURON_VECTORS.name, columns=["neuron"], layer=layer)["neuron"].to_pylist())
+    return tuple(np.unique(reader.rows(held, table, columns=["neuron"], layer=layer)["neuron"].to_numpy()).tolist())
 
 
 def _without_projection(snapshot: Snapshot) -> Commit | None:
     """The commit that drops the projection."""
     files = [file.path for table in PROJECTION for file in snapshot.of(table.name)]
-    indexed = {file.path: "" for file in snapshot.of(ACTIVATION_VECTORS.name) if file.indexed}
+    indexed = {file.path: "" for file in snapshot.of(ACTIVATION_VECTORS.name) if file.indexed or file.counted}
     if not files and not indexed:
         return None
     return Commit("drop", f"drop/{snapshot.version + 1}", remove=files, indexed=indexed)
@@ -166,11 +177,13 @@ def _without_projection(snapshot: Snapshot) -> Commit | None:
 
 @dataclass(frozen=True)
 class _Source:
-    """Token-major files of runs of one shape that are to become a segment, and the layers of them that do."""
+    """Token-major files of runs of one shape that are to become a segment, and the layers of them that do; whether there are
+    statistics of them."""
 
     files: tuple[DataFile, ...]
     layers: tuple[int, ...]
     shape: Shape
+    counted: bool
 
     @property
     def n_tokens(self) -> int:
@@ -194,14 +207,14 @@ def partly_indexed(snapshot: Snapshot, reader: Reader) -> dict[str, tuple[int, .
 def _sources(snapshot: Snapshot, reader: Reader, wanted: frozenset[int]) -> list[_Source]:
     """What is to become segments."""
     known = shapes(snapshot, reader)
-    alike: dict[tuple[Shape, tuple[int, ...]], list[DataFile]] = {}
+    alike: dict[tuple[Shape, tuple[int, ...], bool], list[DataFile]] = {}
     for file in snapshot.of(ACTIVATION_VECTORS.name):
         shape = known[run_of(snapshot, file)]
         if layers := (wanted & set(shape.layers)) - set(file.indexed_layers):
-            alike.setdefault((shape, tuple(sorted(layers))), []).append(file)
+            alike.setdefault((shape, tuple(sorted(layers)), file.counted), []).append(file)
     return [
-        _Source(tuple(files), layers, shape)
-        for (shape, layers), group in alike.items()
+        _Source(tuple(files), layers, shape, counted)
+        for (shape, layers, counted), group in alike.items()
         for files in _filled(group, len(shape.layers) * min(SEGMENT_TOKENS, SLICE_VALUES // len(shape.neurons)))
     ]
 
@@ -220,9 +233,10 @@ def _filled(files: Sequence[DataFile], most_rows: int) -> Iterator[list[DataFile
 
 def _to_merge(there: Sequence[Segment]) -> list[Segment]:
     """Segments that should be one, the smallest first; none when there are few of every size."""
-    alike: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Segment]] = {}
+    alike: dict[tuple[Any, ...], list[Segment]] = {}
     for segment in there:
-        alike.setdefault((segment.size_class, segment.neurons, segment.layers), []).append(segment)
+        has = segment.has_vectors, segment.has_statistics
+        alike.setdefault((segment.size_class, *has, segment.neurons, segment.layers), []).append(segment)
     for _, group in sorted(alike.items(), key=itemgetter(0)):
         ends = accumulate(segment.n_tokens for segment in group)
         together = [segment for segment, end in zip(group, ends, strict=True) if end <= MERGED_TOKENS]
@@ -271,12 +285,26 @@ def _new_segment(location: Location, snapshot: Snapshot, reader: Reader, source:
             start = end
         return out
 
-    yield from _written(location, snapshot, reader, tokens, source.layers, neurons, read, len(neurons))
+    kinds = [] if source.counted else _kinds(snapshot, reader, tokens)
+    segment_id = secrets.randbits(62)
+    row = segment_row(segment_id, source.layers, len(neurons), tokens.generation_id, tokens.position)
+    yield write_table(location, SEGMENTS, row)
+    for layer in source.layers:
+        statistics: list[pa.Table] = []
+
+        def count(values: Float32[np.ndarray, "neurons tokens"], which: Int32[np.ndarray, "neurons"]) -> None:
+            of_kinds = measured(values.__getitem__, *values.shape, kinds)
+            statistics.extend(
+                partial_rows(kind, of_kind, layer, which, segment_id)  # noqa: B023  it is called before the next layer
+                for kind, of_kind in zip(kinds, of_kinds, strict=True)
+            )
+
+        yield from _vector_files(location, len(tokens), layer, neurons, segment_id, read, len(neurons), count)
+        if statistics:
+            yield write_table(location, NEURON_PARTIALS, in_order(statistics))
 
 
-def _merged_segment(
-    location: Location, snapshot: Snapshot, reader: Reader, together: Sequence[Segment]
-) -> Iterator[DataFile]:
+def _merged_segment(location: Location, reader: Reader, together: Sequence[Segment]) -> Iterator[DataFile]:
     """Write the segment that has the tokens of several."""
     held = [Snapshot(files={file.path: file for file in segment.files}) for segment in together]
     names = ["generation_id", "position"]
@@ -297,8 +325,16 @@ def _merged_segment(
             _in_place(values, where, out)
         return out
 
-    at_once = MERGED_NEURONS * max(1, MERGED_VALUES // (MERGED_NEURONS * len(tokens)))
-    yield from _written(location, snapshot, reader, tokens, together[0].layers, neurons, read, at_once)
+    at_once, layers = MERGED_NEURONS * max(1, MERGED_VALUES // (MERGED_NEURONS * len(tokens))), together[0].layers
+    segment_id = secrets.randbits(62)
+    row = segment_row(segment_id, layers, len(neurons), tokens.generation_id, tokens.position)
+    yield write_table(location, SEGMENTS, row)
+    for layer in layers:
+        if together[0].has_vectors:
+            yield from _vector_files(location, len(tokens), layer, neurons, segment_id, read, at_once)
+        if together[0].has_statistics:
+            rows = pa.concat_tables(reader.rows(part, NEURON_PARTIALS.name, layer=layer) for part in held)
+            yield write_table(location, NEURON_PARTIALS, added(rows, segment_id))
 
 
 def _in_place(
@@ -314,69 +350,59 @@ def _in_place(
     list(threads().map(lambda part: put(values[part], place, out[part]), parts))
 
 
-def _written(
-    location: Location,
-    snapshot: Snapshot,
-    reader: Reader,
-    tokens: _Tokens,
+def segment_row(
+    segment_id: int,
     layers: Sequence[int],
-    neurons: Int32[np.ndarray, "neurons"],
-    read: Callable[[int, slice], Float32[np.ndarray, "some_neurons tokens"]],
-    at_once: int,
-) -> Iterator[DataFile]:
-    """Write a segment: its tokens, and for each layer its neurons' vectors and partial statistics, so many neurons at a time."""
-    segment_id = secrets.randbits(62)
+    n_neurons: int,
+    generation_id: Int64[np.ndarray, "tokens"],
+    position: Int32[np.ndarray, "tokens"],
+) -> pa.Table:
+    """The row of `segments` of these tokens, sorted by generation and position."""
     row = {
         "segment_id": [segment_id],
         "layers": [list(layers)],
-        "d_ff": [len(neurons)],
-        "n_tokens": [len(tokens)],
-        "generation_id": _one_list(tokens.generation_id),
-        "position": _one_list(tokens.position),
+        "d_ff": [n_neurons],
+        "n_tokens": [len(position)],
+        "generation_id": _one_list(generation_id),
+        "position": _one_list(position),
     }
-    yield write_table(location, SEGMENTS, pa.table(row, schema=SEGMENTS.arrow))
-    groups = list(_groups(snapshot, reader, tokens))
-
-    def vectors(layer: int, columns: slice, statistics: list[pa.Table]) -> Iterator[pa.Table]:
-        for some in _slices(columns, at_once):
-            values = read(layer, some)
-            statistics += [
-                partials(
-                    values,
-                    tokens.generation_id,
-                    tokens.position,
-                    counted,
-                    layer=layer,
-                    neurons=neurons[some],
-                    segment_id=segment_id,
-                    run_id=run_id,
-                    is_special=is_special,
-                )
-                for run_id, is_special, counted in groups
-            ]
-            yield _vector_rows(values, layer, neurons[some], segment_id)
-            del values  # before the next are read
-
-    for layer in layers:
-        statistics: list[pa.Table] = []
-        for columns in _slices(slice(0, len(neurons)), max(1, SLICE_VALUES // max(1, len(tokens)))):
-            yield write_table(location, NEURON_VECTORS, vectors(layer, columns, statistics))
-        ordered = pa.concat_tables(statistics).sort_by(
-            [(name, "ascending") for name in ("neuron", "run_id", "is_special")]
-        )
-        yield write_table(location, NEURON_PARTIALS, ordered)
+    return pa.table(row, schema=SEGMENTS.arrow)
 
 
 def _one_list(values: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays([0, len(values)], pa.array(values))
 
 
+def _vector_files(
+    location: Location,
+    n_tokens: int,
+    layer: int,
+    neurons: Int32[np.ndarray, "neurons"],
+    segment_id: int,
+    read: Callable[[int, slice], Float32[np.ndarray, "some_neurons tokens"]],
+    at_once: int,
+    seen: Callable[[Float32[np.ndarray, "some_neurons tokens"], Int32[np.ndarray, "some_neurons"]], None] | None = None,
+) -> Iterator[DataFile]:
+    """Write a layer's vectors, of so many neurons at a time, which `seen` is given too."""
+
+    def rows(columns: slice) -> Iterator[pa.Table]:
+        for some in _slices(columns, at_once):
+            values = read(layer, some)
+            if seen:
+                seen(values, neurons[some])
+            yield _vector_rows(values, layer, neurons[some], segment_id)
+            del values  # before the next are read
+
+    for columns in _slices(slice(0, len(neurons)), max(1, SLICE_VALUES // max(1, n_tokens))):
+        yield write_table(location, NEURON_VECTORS, rows(columns))
+
+
 def _slices(whole: slice, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, whole.stop)) for start in range(whole.start, whole.stop, step))
 
 
-def _groups(snapshot: Snapshot, reader: Reader, tokens: _Tokens) -> Iterator[tuple[int, bool, np.ndarray]]:
-    """For each run, its special tokens and its others among the segment's: run, whether special, which tokens."""
+def _kinds(snapshot: Snapshot, reader: Reader, tokens: _Tokens) -> list[Kind]:
+    """The kinds of tokens among the segment's."""
     bounds = (int(tokens.generation_id[0]), int(tokens.generation_id[-1]))
     rows = reader.rows(snapshot, "tokens", columns=["generation_id", "position", "is_special"], generation_id=bounds)
     rows = rows.filter(pa.array(np.isin(rows["generation_id"].to_numpy(), tokens.generation_id)))
@@ -387,11 +413,7 @@ def _groups(snapshot: Snapshot, reader: Reader, tokens: _Tokens) -> Iterator[tup
     runs = np.array([r.run_id for r in snapshot.reservations])[
         np.searchsorted(starts, tokens.generation_id, "right") - 1
     ]
-    for run_id in np.unique(runs).tolist():
-        for special in (False, True):
-            where = np.flatnonzero((runs == run_id) & (is_special == special))
-            if len(where):
-                yield run_id, special, where
+    return by_kind(runs, is_special, tokens.generation_id, tokens.position)
 
 
 def _vector_rows(

@@ -91,58 +91,169 @@ def split_bfloat16(bits, planes):  # type: ignore[no-untyped-def]
     return overflows != 0
 
 
+_MOST, _SIGN = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+_INFINITY, _NAN = np.int32(0x7F800000), np.int32(0x7FC00000)
+"""As integers, floats above 0 are in their order, infinity is the last, and NaNs are beyond it."""
+
+
 @compiled
 def moments(values, mean, m2, least, greatest, n_active):  # type: ignore[no-untyped-def]
     """Of each row of values, float32 [n, tokens]: its mean, the sum of squared differences from it, its least and greatest value
     (NaN if it has one), and how many are above 0. All are [n]."""
     n, n_tokens = values.shape
+    least, greatest = least.view(np.int32), greatest.view(np.int32)
     for row in range(n):
-        total, squares, active = 0.0, 0.0, 0
-        low, high, nans = values[row, 0], values[row, 0], 0
+        total, squares = 0.0, 0.0
         for i in range(n_tokens):
-            value = values[row, i]
-            total += value
-            low, high = min(low, value), max(high, value)
-            active += value > 0
-            nans += value != value
+            total += np.float64(values[row, i])
         middle = total / n_tokens
         for i in range(n_tokens):
-            difference = values[row, i] - middle
+            difference = np.float64(values[row, i]) - middle
             squares += difference * difference
+        bits = values[row].view(np.int32)
+        low, high, active, nans = _MOST, -_MOST, np.int32(0), np.int32(0)
+        for i in range(n_tokens):
+            value = bits[i]
+            is_nan = np.int32((value & _MOST) > _INFINITY)
+            nans += is_nan
+            active += np.int32(value > np.int32(0)) & (np.int32(1) - is_nan)
+            value = _in_order(value)
+            low, high = min(low, value), max(high, value)
         mean[row], m2[row], n_active[row] = middle, squares, active
-        least[row], greatest[row] = (np.nan, np.nan) if nans else (low, high)
+        least[row], greatest[row] = (_NAN, _NAN) if nans else (_in_order(low), _in_order(high))
 
 
 @compiled
-def histogram(bits, shift, counts):  # type: ignore[no-untyped-def]
-    """Count, in int32 [n, bins], the values of each row, uint32 [n, tokens], by what a shift to the right leaves of them."""
+def _in_order(bits):  # type: ignore[no-untyped-def]
+    """A float's bits as an integer, such that those below 0 are in their order too; and back."""
+    return bits ^ ((bits >> np.int32(31)) & _MOST)
+
+
+@compiled
+def histogram(bits, shift, bins, counts, ends):  # type: ignore[no-untyped-def]
+    """What a shift to the right leaves of the values of each row, as int32 [n, tokens], and how many there are of each: `bins`,
+    ascending, and `counts`, row after row, and where each row's end in them, [n]."""
     n, n_tokens = bits.shape
+    half = 1 << (31 - shift)
+    found = np.zeros(2 * half, np.uint32)
+    end = 0
     for row in range(n):
+        low, high = _MOST, np.int32(0)
         for i in range(n_tokens):
-            counts[row, bits[row, i] >> shift] += 1
+            magnitude = bits[row, i] & _MOST
+            low, high = min(low, magnitude), max(high, magnitude)
+        for i in range(n_tokens):
+            found[np.uint32(bits[row, i]) >> np.uint32(shift)] += np.uint32(1)
+        for first in (0, half):  # those above 0, those below
+            for place in range(first + (low >> shift), first + (high >> shift) + 1):
+                if found[place]:
+                    bins[end], counts[end] = place, found[place]
+                    found[place] = 0
+                    end += 1
+        ends[row] = end
 
 
 @compiled
-def strongest(values, sign, tokens, n_found):  # type: ignore[no-untyped-def]
-    """The places of the greatest values of each row, float32 [n, tokens], when multiplied by `sign`, as far as those are above 0;
-    the greatest first, and among equals the earlier. They go into int64 [n, k], and how many there are into [n]."""
+def strongest(values, bins, counts, ends, shift, tokens, activations, n_found):  # type: ignore[no-untyped-def]
+    """The values of each row, float32 [n, tokens], that are farthest above 0 and farthest below, the farthest first, and among equals
+    the earlier: their places in int64 [2, n, k], the values in float32 [2, n, k], and how many there are in [2, n].
+
+    `bins`, `counts` and `ends` are the rows' histograms: they tell from where on k values are, and only a few more.
+    """
     n, n_tokens = values.shape
-    k = tokens.shape[1]
-    best = np.empty(k, values.dtype)
+    k = tokens.shape[2]
+    best, near, half = np.empty((2, k), np.int32), np.empty(n_tokens + 1, np.int64), 1 << (31 - shift)
+    start = 0
     for row in range(n):
-        found, bound = 0, np.float32(0)
-        for i in range(n_tokens):
-            value = values[row, i] * sign
-            if value > bound:
-                place = found if found < k else k - 1
-                while place > 0 and best[place - 1] < value:
-                    best[place], tokens[row, place] = best[place - 1], tokens[row, place - 1]
-                    place -= 1
-                best[place], tokens[row, place] = value, i
-                found = min(found + 1, k)
-                if found == k:
-                    bound = best[k - 1]
-        n_found[row] = found
+        bits, end = values[row].view(np.int32), ends[row]
+        above = start  # where bins of values below 0 begin
+        while above < end and bins[above] < half:
+            above += 1
+        high, low = _bound(bins, counts, start, above, k, half, shift), _bound(bins, counts, above, end, k, half, shift)
+        n_near = 0
+        for i in range(n_tokens):  # without a branch
+            near[n_near] = i
+            n_near += np.int64((bits[i] >= high) | ((bits[i] ^ _SIGN) >= low))
+        n_found[0, row] = n_found[1, row] = 0
+        for i in near[:n_near]:
+            sign, magnitude = np.int64(bits[i] < 0), bits[i] & _MOST
+            at = n_found[sign, row]
+            while at > 0 and best[sign, at - 1] < magnitude:
+                at -= 1
+            if at < k and magnitude <= _INFINITY:
+                n_found[sign, row] = min(n_found[sign, row] + 1, k)
+                for later in range(n_found[sign, row] - 1, at, -1):
+                    best[sign, later], tokens[sign, row, later] = best[sign, later - 1], tokens[sign, row, later - 1]
+                best[sign, at], tokens[sign, row, at] = magnitude, i
+        for sign in range(2):
+            for at in range(n_found[sign, row]):
+                activations[sign, row, at] = values[row, tokens[sign, row, at]]
+        start = end
+
+
+@compiled
+def _bound(bins, counts, start, end, k, half, shift):  # type: ignore[no-untyped-def]
+    """The least magnitude, as a float's bits, of the last bins of a histogram that have k values; of all but 0 where there are not so
+    many. The bin of infinity is not counted, for NaNs may be in it."""
+    reach, infinite = 0, _INFINITY >> shift
+    for at in range(end - 1, start - 1, -1):
+        place = bins[at] & (half - 1)
+        reach += counts[at] if place < infinite else 0
+        if reach >= k:
+            return np.int32(max(place << shift, 1))
+    return np.int32(1)
+
+
+@compiled
+def add_histograms(bins, counts, offsets, order, bounds, half, out_bins, out_counts, ends):  # type: ignore[no-untyped-def]
+    """The sums of histograms that `histogram` made, of `2 * half` bins: of those from place `bounds[i]` to before `bounds[i + 1]` in
+    `order`. What is in one begins at its `offsets`. Gives how many bins there are in all."""
+    found = np.zeros(2 * half, np.int64)
+    end = 0
+    for group in range(len(bounds) - 1):
+        low, high = half, 0  # of the bins of magnitudes
+        for place in range(bounds[group], bounds[group + 1]):
+            for i in range(offsets[order[place]], offsets[order[place] + 1]):
+                found[bins[i]] += counts[i]
+                magnitude = bins[i] & (half - 1)
+                low, high = min(low, magnitude), max(high, magnitude)
+        for first in (0, half):
+            for held in range(first + low, first + high + 1):
+                if found[held]:
+                    out_bins[end], out_counts[end] = held, found[held]
+                    found[held] = 0
+                    end += 1
+        ends[group] = end
+    return end
+
+
+@compiled
+def strongest_of(values, generation_id, position, offsets, order, bounds, chosen, n_found):  # type: ignore[no-untyped-def]
+    """Of each such group of lists of activations, the places of those farthest from 0, among equals of the earlier token, in int64
+    [groups, k], and how many there are."""
+    k = chosen.shape[1]
+    for group in range(len(bounds) - 1):
+        best, n_best = chosen[group], 0
+        for place in range(bounds[group], bounds[group + 1]):
+            for i in range(offsets[order[place]], offsets[order[place] + 1]):
+                at, size = n_best, abs(values[i])
+                while at > 0:
+                    other = best[at - 1]
+                    if abs(values[other]) != size:
+                        is_before = abs(values[other]) > size
+                    elif generation_id[other] != generation_id[i]:
+                        is_before = generation_id[other] < generation_id[i]
+                    else:
+                        is_before = position[other] < position[i]
+                    if is_before:
+                        break
+                    at -= 1
+                if at < k:
+                    n_best = min(n_best + 1, k)
+                    for later in range(n_best - 1, at, -1):
+                        best[later] = best[later - 1]
+                    best[at] = i
+        n_found[group] = n_best
 
 
 @compiled
@@ -169,3 +280,14 @@ def turn(values, places, out):  # type: ignore[no-untyped-def]
             for row in range(height):
                 for i in range(width):
                     out[first + row, places[start + i]] = tile[row, i]
+
+
+@compiled
+def turn_all(values, start, out):  # type: ignore[no-untyped-def]
+    """Put the rows of values, float32 [tokens, n], into the columns of `out`, float32 [n, more tokens], from `start` on."""
+    n_tokens, n = values.shape
+    for first in range(0, n, 16):  # a line of the cache has so many
+        height = min(16, n - first)
+        for i in range(n_tokens):
+            for row in range(height):
+                out[first + row, start + i] = values[i, first + row]

@@ -42,7 +42,8 @@ class DataFile:
     `ranges` has the least and the greatest value of each integer key column, both included: a reader that wants one
     generation or one layer leaves the other files closed. `footer_crc32` is of the file's last `footer_bytes` bytes, which
     decide what a reader takes from the rest (0 bytes: not known). `indexed` names the layers, as `0,3-5`, whose
-    vectors the neuron-major projection has too.
+    vectors the neuron-major projection has too, with their statistics; of a file that is `counted`, the statistics of all
+    layers are there, whether or not the vectors are.
     """
 
     table: str
@@ -54,6 +55,7 @@ class DataFile:
     footer_crc32: int = 0
     ranges: Mapping[str, Range] = field(default_factory=dict)
     indexed: str = ""
+    counted: bool = False
 
     def __post_init__(self) -> None:
         _check_path(self.path, self.table)
@@ -84,7 +86,8 @@ class Reservation:
 class Commit:
     """One change of the store. `key` names the work that it does: a second commit of the same key is a no-op.
 
-    `indexed` has token-major files whose vectors came into the projection: their paths, and all layers that it has of them.
+    `indexed` has token-major files whose vectors came into the projection: their paths, and all layers that it has of them; none
+    if it was dropped, and their statistics with it. `counted` are the paths of those whose statistics came into it.
     `parent` is the checksum of the commit before it, and `checksum` its own: the log is a chain, so a commit of
     another store, or of another history of this one, does not fit in.
     """
@@ -95,6 +98,7 @@ class Commit:
     remove: Sequence[str] = ()
     reserve: Reservation | None = None
     indexed: Mapping[str, str] = field(default_factory=dict)
+    counted: Sequence[str] = ()
     created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     parent: str = ""
     checksum: str = ""
@@ -134,7 +138,8 @@ class Commit:
         except ValueError as error:
             raise CorruptLog(path, str(error)) from error
         reserve = Reservation(**body["reserve"]) if body["reserve"] else None
-        given = {"add": files, "remove": tuple(body["remove"]), "reserve": reserve, "checksum": checksum}
+        given = {"add": files, "reserve": reserve, "checksum": checksum}
+        given |= {name: tuple(body.get(name, ())) for name in ("remove", "counted")}  # formats before 6 have no `counted`
         return cls(**{**body, **given})
 
 
@@ -155,7 +160,9 @@ class Snapshot:
             for path in commit.remove:
                 files.pop(path, None)
             files |= {file.path: file for file in commit.add}
-            files |= {path: replace(files[path], indexed=layers) for path, layers in commit.indexed.items()}
+            for path, layers in commit.indexed.items():
+                files[path] = replace(files[path], indexed=layers, counted=files[path].counted and bool(layers))
+            files |= {path: replace(files[path], counted=True) for path in commit.counted}
             keys[commit.key] = version
             if commit.reserve:
                 reservations.append(commit.reserve)
@@ -210,6 +217,7 @@ class Snapshot:
         with _no_garbage():
             body = json.loads(second[:-1])
             columns = body["files"]
+            columns.setdefault("counted", [False] * len(columns["path"]))  # formats before 6
             columns["ranges"] = [{name: (lo, hi) for name, (lo, hi) in ranges.items()} for ranges in columns["ranges"]]
             rows = zip(*(columns[name] for name in DataFile.__dataclass_fields__), strict=True)
             try:

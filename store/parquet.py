@@ -1,10 +1,10 @@
 """Parquet files whose every page carries a checksum that any reader checks, and vectors at the speed of memory.
 
 A page here is a zstd frame with zstd's own checksum: pyarrow writes frames without one, and DuckDB ignores Parquet's page
-checksums, so a flipped bit would be a wrong answer. Tables with a vector are laid out here, since all of their columns are known
-integers but one: the vector's bytes are split into planes, each compressed as blocks of its own, row groups shared among
-threads. Other tables are laid out by pyarrow, uncompressed, and their pages sealed here. The result is ordinary Parquet
-without dictionaries (docs/format.md; docs/decisions/007 has the reasons and what was measured).
+checksums, so a flipped bit would be a wrong answer. Tables of numbers, with a vector or with lists, are laid out here: a vector's
+bytes are split into planes, each compressed as blocks of its own, row groups shared among threads. Other tables are laid
+out by pyarrow, uncompressed, and their pages sealed here. The result is ordinary Parquet without dictionaries
+(docs/format.md; docs/decisions/007 has the reasons and what was measured).
 
 Reading goes the same way back: a row group's vectors are one ranged read, one decompression and one merge of planes.
 """
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-from jaxtyping import Float32, Int, Integer, UInt8, UInt32
+from jaxtyping import Float32, Int, UInt8, UInt32
 from numpy.lib.stride_tricks import as_strided
 
 from . import thrift
@@ -36,9 +36,10 @@ LEVEL = 1
 """zstd's level for pages of other tables."""
 
 _MAGIC = b"PAR1"
-_INT32, _INT64, _FLOAT = 1, 2, 4
+_BOOLEAN, _INT32, _INT64, _FLOAT, _DOUBLE = 0, 1, 2, 4, 5
+_KINDS = {pa.bool_(): _BOOLEAN, pa.int32(): _INT32, pa.int64(): _INT64, pa.float32(): _FLOAT, pa.float64(): _DOUBLE}
 _ZSTD, _PLAIN, _RLE, _BYTE_STREAM_SPLIT, _LIST = 6, 0, 3, 9, 3
-_REQUIRED, _REPEATED = 0, 2
+_REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
 _DATA_PAGE = 0
 _STATISTICS = 5  # of a page: nobody reads them, and every byte of a header can be flipped
 _NO_HEADER = b"\xff"
@@ -78,8 +79,8 @@ def encode(
     does not fit, after what stands before it is put.
     """
     file = _File(put)
-    if table.vector:
-        footer = _vector_footer(table, parts, file, precision)
+    if table.vector or _is_of_lists(table):
+        footer = _footer(table, parts, file, precision)
     else:
         footer = _sealed_footer(table, pa.concat_tables(parts), file)
     return file.finished(thrift.write_struct(footer))
@@ -308,21 +309,28 @@ def _sealed(entry: thrift.Struct, laid_out: memoryview, file: _File) -> _Chunk:
     )
 
 
-def _vector_footer(table: Table, parts: Iterable[pa.Table], file: _File, precision: Precision) -> thrift.Struct:
-    """Put all pages of a table with vectors, each when it is made, while threads make others; gives the footer."""
-    assert table.vector
-    keys = [(field.name, field.type.to_pandas_dtype()) for field in table.arrow if field.name != table.vector]
+@cache
+def _is_of_lists(table: Table) -> bool:
+    """Whether a table has lists, and but for them numbers alone."""
+    types = [field.type.value_type if pa.types.is_list(field.type) else field.type for field in table.arrow]
+    has_lists = any(map(pa.types.is_list, table.arrow.types))
+    return has_lists and all(each in _KINDS for each in types) and not any(field.nullable for field in table.arrow)
+
+
+def _footer(table: Table, parts: Iterable[pa.Table], file: _File, precision: Precision) -> thrift.Struct:
+    """Put all pages of a table of numbers, each when it is made, vectors while threads make others; gives the footer."""
     row_groups, n_rows = [], 0
     for rows in parts:
         groups = list(_row_groups(table, rows))
-        pages = deque(_page(group, table, precision) for group in groups)
+        vectors = deque(_vector_page_of(group, table, precision) for group in groups if table.vector)
         for group in groups:
-            page, start = pages.popleft().result(), file.size
-            chunks = [_key_chunk(name, group[name].to_numpy().astype(dtype), file) for name, dtype in keys]
-            chunks.append(_vector_chunk(table.vector, page, file))
+            start = file.size
+            chunks = [_chunk_of(field, group[field.name], file) for field in table.arrow if field.name != table.vector]
+            if table.vector:
+                chunks.append(_vector_chunk(table.vector, vectors.popleft().result(), file))
             row_groups.append(_row_group(chunks, group.num_rows, start))
         n_rows += rows.num_rows
-        del rows, groups, group, page  # before the next part is made
+        del rows, groups, group  # before the next part is made
     return {
         1: thrift.integer(2),
         2: thrift.list_of(thrift.STRUCT, _schema(table)),
@@ -334,20 +342,20 @@ def _vector_footer(table: Table, parts: Iterable[pa.Table], file: _File, precisi
 
 
 def _schema(table: Table) -> list[thrift.Struct]:
-    """The elements of Parquet's schema, of a table of integers and one vector."""
+    """The elements of Parquet's schema, of a table of numbers."""
     one_child = thrift.integer(1)
     as_list: tuple[int, thrift.Struct] = (thrift.STRUCT, {3: (thrift.STRUCT, {})})
     elements: list[thrift.Struct] = [{4: thrift.text("schema"), 5: thrift.integer(len(table.columns))}]
     for field in table.arrow:
         name = thrift.text(field.name)
-        if field.name != table.vector:
-            kind = _INT64 if field.type == pa.int64() else _INT32
-            elements.append({1: thrift.integer(kind), 3: thrift.integer(_REQUIRED), 4: name})
+        if not pa.types.is_list(field.type):
+            elements.append({1: thrift.integer(_KINDS[field.type]), 3: thrift.integer(_REQUIRED), 4: name})
             continue
+        kind, repetition = _KINDS[field.type.value_type], _REQUIRED if field.name == table.vector else _OPTIONAL
         elements += [
             {3: thrift.integer(_REQUIRED), 4: name, 5: one_child, 6: thrift.integer(_LIST), 10: as_list},
             {3: thrift.integer(_REPEATED), 4: thrift.text("list"), 5: one_child},
-            {1: thrift.integer(_FLOAT), 3: thrift.integer(_REQUIRED), 4: thrift.text("element")},
+            {1: thrift.integer(kind), 3: thrift.integer(repetition), 4: thrift.text("element")},
         ]
     return elements
 
@@ -395,11 +403,42 @@ def _vector_chunk(name: str, page: _Page, file: _File) -> _Chunk:
     return _chunk(_column(_FLOAT, (name, "list", "element"), (_RLE, _BYTE_STREAM_SPLIT)), page, file)
 
 
-def _key_chunk(name: str, values: Integer[np.ndarray, "rows"], file: _File) -> _Chunk:
-    """A column of plain integers, with its least and greatest value."""
-    column = _column(_INT64 if values.itemsize == 8 else _INT32, (name,), (_PLAIN,))
-    page, statistics = _key_page(values.tobytes(), values.dtype)
-    return _chunk(column, page, file, statistics)
+def _chunk_of(field: pa.Field, values: pa.ChunkedArray, file: _File) -> _Chunk:
+    """Put a column of plain numbers, or of lists of them; of integers with the least and the greatest."""
+    if pa.types.is_list(field.type):
+        column = _column(_KINDS[field.type.value_type], (field.name, "list", "element"), (_RLE, _PLAIN))
+        return _chunk(column, _list_page(values.combine_chunks()), file)
+    column, numbers = _column(_KINDS[field.type], (field.name,), (_PLAIN,)), values.to_numpy()
+    if pa.types.is_integer(field.type):
+        page, statistics = _key_page(numbers.tobytes(), numbers.dtype)
+        return _chunk(column, page, file, statistics)
+    data = np.packbits(numbers, bitorder="little") if pa.types.is_boolean(field.type) else numbers
+    return _chunk(column, _Page.of([_compressor().compress(data.tobytes())], data.nbytes, len(numbers), _PLAIN), file)
+
+
+def _list_page(lists: pa.ListArray) -> _Page:
+    """Lists of numbers as a page: repetition levels (0 where a list begins, else 1), definition levels (2, of an empty list 0), and the
+    numbers."""
+    offsets = lists.offsets.to_numpy()
+    lengths = np.diff(offsets)
+    entries = np.maximum(lengths, 1)
+    starts, n_entries = np.cumsum(entries) - entries, int(entries.sum())
+    repetition, definition = np.ones(n_entries, np.uint8), np.full(n_entries, 2, np.uint8)
+    repetition[starts], definition[starts[lengths == 0]] = 0, 0
+    defined = _bit_packed(definition, 2) if len(starts) and not lengths.all() else _varint(n_entries << 1) + b"\x02"
+    levels = (_bit_packed(repetition, 1), defined)
+    parts = [each for part in levels for each in (len(part).to_bytes(4, "little"), part)]
+    data = b"".join([*parts, lists.values.to_numpy()[offsets[0] : offsets[-1]].tobytes()])
+    return _Page.of([_compressor().compress(data)], len(data), n_entries, _PLAIN)
+
+
+def _bit_packed(levels: UInt8[np.ndarray, "n"], width: int) -> bytes:
+    """Levels of so many bits, eight of them together, as Parquet's hybrid of run lengths and packed bits has them."""
+    n_groups = -(-len(levels) // 8)
+    bits = np.zeros((8 * n_groups, width), np.uint8)
+    for bit in range(width):
+        bits[: len(levels), bit] = levels >> bit & 1
+    return _varint(n_groups << 1 | 1) + np.packbits(bits.reshape(-1), bitorder="little").tobytes()
 
 
 @lru_cache(maxsize=1024)
@@ -410,7 +449,7 @@ def _key_page(data: bytes, dtype: np.dtype[Any]) -> tuple[_Page, bytes]:  # a sh
     return _Page.of([_compressor().compress(data)], len(data), len(values), _PLAIN), statistics
 
 
-def _page(group: pa.Table, table: Table, precision: Precision) -> Future[_Page]:
+def _vector_page_of(group: pa.Table, table: Table, precision: Precision) -> Future[_Page]:
     """The vector column of a row group as a page, in the making."""
     assert table.vector
     chunks = group[table.vector]

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-FORMAT = 5
+FORMAT = 6
 """The version of the store's format that this code writes, and the newest that it reads (docs/format.md)."""
 
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
@@ -315,7 +315,8 @@ NEURON_VECTORS = Table(
 
 NEURON_PARTIALS = Table(
     "neuron_partials",
-    "statistics of one neuron over the tokens that a run has in a segment; they add up to neuron_stats and neuron_examples",
+    "statistics of one neuron over the tokens that a run has in a segment; they add up to neuron_stats and neuron_examples. Not "
+    "every segment has them: a token's may be in another than its vectors",
     (
         _LAYER,
         _NEURON,

@@ -7,6 +7,7 @@ as they are written; no reader sees them before a commit names them.
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from .schema import (
     TOKENS,
     Table,
 )
+from .threads import threads
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,25 @@ def write_table(
     rows: pa.Table | Iterable[pa.Table],
     *,
     indexed: str = "",
+    counted: bool = False,
     precision: Precision = "float32",
 ) -> DataFile:
     """Write rows, sorted as the table wants, as one new file of it; gives the file, for a commit to name.
 
     Of rows that come in parts one is held at a time; vectors are rounded to the precision. `indexed` names the layers of
-    token-major vectors that the projection has already. Raises PrecisionOverflow, leaving nothing.
+    token-major vectors that the projection has already, `counted` says that it has their statistics. Raises PrecisionOverflow,
+    leaving nothing.
     """
-    with _drafted(location, table, rows, indexed=indexed, precision=precision) as appear:
+    with _drafted(location, table, rows, indexed=indexed, counted=counted, precision=precision) as appear:
         return appear()
+
+
+def write_tables(location: Location, tables: Sequence[tuple[Table, pa.Table]]) -> list[DataFile]:
+    """As `write_table`, several files, made in threads: all of them or none."""
+    with ExitStack() as drafts:
+        drafting = [threads().submit(lambda each: drafts.enter_context(_drafted(location, *each)), each) for each in tables]
+        wait(drafting)
+        return all_or_none(location, (appear.result()() for appear in drafting))
 
 
 @contextmanager
@@ -166,7 +178,8 @@ def _drafted(
     rows: pa.Table | Iterable[pa.Table],
     *,
     indexed: str = "",
-    precision: Precision,
+    counted: bool = False,
+    precision: Precision = "float32",
 ) -> Iterator[Callable[[], DataFile]]:
     """As `write_table`, in two steps: within it all is encoded, and what it gives has the file appear."""
     n_rows, ranges = 0, dict[str, tuple[int, int]]()
@@ -189,9 +202,8 @@ def _drafted(
             path = f"{table.name}/{first:09d}-{last:09d}-{uuid.uuid4().hex}.parquet"
             if not draft.appear(path):
                 raise FileExistsError(f"{location.full(path)!r} is there already")
-            return DataFile(
-                table.name, path, n_rows, file.size, file.sha256, file.footer_bytes, file.footer_crc32, ranges, indexed
-            )
+            facts = (file.size, file.sha256, file.footer_bytes, file.footer_crc32)
+            return DataFile(table.name, path, n_rows, *facts, ranges, indexed, counted)
 
         yield appear
 

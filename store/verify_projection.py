@@ -4,7 +4,8 @@ Values are compared without holding either side: each token has a digest, the su
 number for each neuron, which adds up row by row from the token-major vectors and neuron by neuron from the projection.
 """
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from .log import Snapshot
 from .positions import Positions
 from .reader import Reader, Wanted
 from .schema import ACTIVATION_VECTORS, GENERATIONS, NEURON_PARTIALS, NEURON_VECTORS, PROJECTION, RUNS, SEGMENTS
-from .shapes import run_of_generation, shapes
+from .shapes import Shape, run_of, run_of_generation, shapes
 
 _BATCH_BYTES = 1 << 24
 
@@ -30,22 +31,25 @@ def projection_problems(snapshot: Snapshot, reader: Reader, *, deep: bool) -> It
         for file in snapshot.of(table.name):
             if file.ranges["segment_id"][0] not in known:
                 yield f"{reader.location.full(file.path)} is of a segment that is not in segments"
-    yield from _wrong_tokens(snapshot, reader, there)
     of_runs = shapes(snapshot, reader)
+    yield from _wrong_tokens(snapshot, reader, there, of_runs)
     for segment in there:
         held = Snapshot(files={file.path: file for file in segment.files})
         first = int(_tokens(held, reader)[0] >> 32)
         neurons = np.array(of_runs[run_of_generation(snapshot, first)].neurons)
         yield from _wrong_rows(held, reader, segment, neurons)
-        if deep:
+        if deep and segment.has_vectors:
             for layer in segment.layers:
                 yield from _wrong_values(snapshot, held, reader, segment, layer, neurons)
 
 
-def _wrong_tokens(snapshot: Snapshot, reader: Reader, there: list[Segment]) -> Iterator[str]:
-    """Segments that have a generation in part, and layers of generations that the projection has not just once."""
+def _wrong_tokens(
+    snapshot: Snapshot, reader: Reader, there: list[Segment], of_runs: Mapping[int, Shape]
+) -> Iterator[str]:
+    """Segments that have a generation in part, and layers of generations that the projection, or the statistics, have not just
+    once."""
     recorded = _recorded(snapshot, reader)
-    projected: dict[int, list[np.ndarray]] = {}
+    projected, with_statistics = _ByLayer(list), _ByLayer(list)
     for segment in there:
         tokens = _tokens(Snapshot(files={file.path: file for file in segment.files}), reader)
         generations = np.unique(tokens >> 32)
@@ -55,20 +59,35 @@ def _wrong_tokens(snapshot: Snapshot, reader: Reader, there: list[Segment]) -> I
         if not whole or not np.array_equal(tokens & 0xFFFFFFFF, np.concatenate(expected)):
             yield f"segment {segment.segment_id} has not just the tokens of whole generations"
         for layer in segment.layers:
-            projected.setdefault(layer, []).append(generations)
-    indexed: dict[int, list[np.ndarray]] = {}
+            if segment.has_vectors:
+                projected[layer].append(generations)
+            if segment.has_statistics:
+                with_statistics[layer].append(generations)
+    indexed, counted = _ByLayer(list), _ByLayer(list)
     for file in snapshot.of(ACTIVATION_VECTORS.name):
         held = reader.rows(
             Snapshot(files={file.path: file}), file.table, columns=["generation_id"], layer=file.ranges["layer"][0]
         )
+        generations = np.unique(held["generation_id"])
         for layer in file.indexed_layers:
-            indexed.setdefault(layer, []).append(np.unique(held["generation_id"]))
-    for layer in sorted({*projected, *indexed}):
-        has, says = (np.sort(np.concatenate(of.get(layer, [np.empty(0, np.int64)]))) for of in (projected, indexed))
-        if not np.array_equal(has, says):
-            twice = has[1:][np.diff(has) == 0]
-            odd = np.concatenate([twice, np.setxor1d(has, says)])
-            yield f"layer {layer} of generation {odd.min()} is not just once in the projection, or its file says otherwise"
+            indexed[layer].append(generations)
+        for layer in of_runs[run_of(snapshot, file)].layers if file.counted else file.indexed_layers:
+            counted[layer].append(generations)
+    for has, says, what in ((projected, indexed, "projection"), (with_statistics, counted, "statistics")):
+        yield from _not_once(has, says, what)
+
+
+_ByLayer = defaultdict[int, list[np.ndarray]]
+
+
+def _not_once(has: _ByLayer, says: _ByLayer, what: str) -> Iterator[str]:
+    """Layers of generations that are not just once among those that there are, or whose files say otherwise."""
+    for layer in sorted({*has, *says}):
+        there, said = (np.sort(np.concatenate([np.empty(0, np.int64), *of[layer]])) for of in (has, says))
+        if not np.array_equal(there, said):
+            twice = there[1:][np.diff(there) == 0]
+            odd = np.concatenate([twice, np.setxor1d(there, said)])
+            yield f"layer {layer} of generation {odd.min()} is not just once in the {what}, or its file says otherwise"
 
 
 def _recorded(snapshot: Snapshot, reader: Reader) -> dict[int, Callable[[], np.ndarray]]:
@@ -90,14 +109,14 @@ def _wrong_rows(held: Snapshot, reader: Reader, segment: Segment, neurons: np.nd
     counted = {name: partials[name].to_numpy() for name in ("layer", "neuron", "n")}
     for layer in segment.layers:
         found = np.sort(columns["neuron"][columns["layer"] == layer])
-        if len(neurons) != segment.d_ff or not np.array_equal(found, neurons):
+        if segment.has_vectors and (len(neurons) != segment.d_ff or not np.array_equal(found, neurons)):
             yield f"segment {segment.segment_id} has not each neuron of layer {layer} once"
         of_layer = counted["layer"] == layer
         sums = np.bincount(counted["neuron"][of_layer], counted["n"][of_layer], minlength=neurons[-1] + 1)
         expected = np.bincount(neurons, np.full(len(neurons), segment.n_tokens))
-        if not np.array_equal(sums, expected):
+        if segment.has_statistics and not np.array_equal(sums, expected):
             yield f"segment {segment.segment_id} has not the statistics of all its tokens in layer {layer}"
-    if set(columns["layer"].tolist()) - set(segment.layers):
+    if {*columns["layer"].tolist(), *counted["layer"].tolist()} - set(segment.layers):
         yield f"segment {segment.segment_id} has more layers than it says"
 
 

@@ -22,6 +22,7 @@ from actlake.capture.anatomy import find_anatomy
 from actlake.capture.proof import check_anatomy
 from conftest import save_model
 from families import DECODERS, MASKED, Family
+from stores import assert_counted
 from torch.utils._pytree import tree_iter, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -219,6 +220,7 @@ def _compared(folder: Path, models: dict[str, Model], options: dict[str, Any]) -
         run = actlake.capture(folder / name, model, prompts, max_new_tokens=4, precision="float32", **options)
         assert (run.n_captured, run.skipped) == (len(prompts), ()), run
         stores.append(actlake.open(folder / name))
+    assert_counted(folder / "there")  # what was measured there, against what its files have
     (here,), (there,) = (store.runs()["generation_config"].map(json.loads) for store in stores)
     assert here["records_steps"] == there["records_steps"]
     greatest = 0.0

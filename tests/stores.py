@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import actlake
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from actlake import Store
 from actlake.store import (
     TABLES,
@@ -21,7 +23,9 @@ from actlake.store import (
     Location,
     Log,
     Reservation,
+    index,
     save_factorization,
+    verify,
     write_shard,
     write_table,
 )
@@ -167,18 +171,44 @@ def assert_same(left: Store, right: Store, *, rtol: float = 0.0, atol: float = 0
                 assert ours[column].to_pylist() == theirs[column].to_pylist(), name
 
 
+def assert_counted(store: str | Path) -> None:
+    """A capture has made the statistics of all that it recorded, and they are those that its files have."""
+    queries = [
+        f"from {view}_by({special}) order by run_id, layer, neuron{rest}"
+        for view, rest in (("neuron_stats", ""), ("neuron_examples", ", sign, rank"))
+        for special in ("true", "false")
+    ]
+    location = Location.of(store)
+    opened = actlake.open(store)
+    assert opened.sql("select count(*) from uncounted_files").fetchall() == [(0,)]
+    assert verify(location, deep=True).problems == ()
+    made = [opened.sql(query).fetchall() for query in queries]
+    index(location, rebuild=True)
+    again = [actlake.open(store).sql(query).fetchall() for query in queries]
+    assert made[0]
+    for ours, theirs in zip(made, again, strict=True):
+        assert len(ours) == len(theirs)
+        for row, expected in zip(ours, theirs, strict=True):
+            numbers = slice(4, 6) if isinstance(row[-1], list) else slice(0)  # mean and std, which are sums
+            assert row[numbers] == pytest.approx(expected[numbers], rel=1e-9, abs=1e-12)
+            assert (*row[: numbers.start], *row[numbers.stop :]) == (*expected[: numbers.start], *expected[numbers.stop :])
+
+
 def load_kernels() -> None:
     """Have what is compiled in this process, for those that it forks: loading it takes each of them half a second of a core."""
     from actlake.store import kernels
     from actlake.store.parquet import vector_page, vectors_in
-    from actlake.store.partials import _Block
+    from actlake.store.partials import added, by_kind, measured, partial_rows
     from actlake.store.precision import rounded
 
     values = rounded(np.ones((3, 8), np.float32), "bfloat16")
     page = vector_page(values)
     vectors_in(b"".join([page.header, *page.pieces]), values)
-    _Block(values)
     places = np.arange(8)
+    kinds = by_kind(np.zeros(8, np.int64), np.zeros(8, bool), places, places.astype(np.int32))
+    (statistics,) = measured(values.__getitem__, *values.shape, kinds)
+    added(partial_rows(*kinds, statistics, 0, np.arange(3, dtype=np.int32), 0), 0)
+    kernels.turn_all(np.ones((8, 5), np.float32)[:, :3], 0, np.empty_like(values))
     kernels.scatter(values, places, np.empty_like(values))
     kernels.turn(np.ones((8, 5), np.float32)[:, :3].T, places, np.empty_like(values))
 
@@ -198,6 +228,8 @@ def as_of_format(location: Location, number: int) -> None:
     for path in sorted((folder / "_log").glob("*.json")):
         body = json.loads(path.read_text()) | {"format": number, "parent": parent}
         body["add"] = [file | files.get(file["path"], {}) for file in body["add"]]
+        if number < 6:
+            assert not body.pop("counted") and not any(file.pop("counted") for file in body["add"])
         del body["checksum"]
         parent = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
         path.write_text(json.dumps(body | {"checksum": parent}))

@@ -309,8 +309,18 @@ def test_a_file_that_says_that_it_is_indexed_and_is_not_is_found(store: Path) ->
     location = Location.of(store)
     stores.capture_unit(location, [4, 5])
     Log(location).commit(lambda s: Commit("lie", "lie", indexed={s.of("activation_vectors")[-1].path: "3"}))
-    (problem,) = verify(location).problems
-    assert "layer 3 of generation 4 is not just once" in problem
+    vectors, statistics = verify(location).problems
+    assert "layer 3 of generation 4 is not just once in the projection" in vectors
+    assert "layer 3 of generation 4 is not just once in the statistics" in statistics
+
+
+def test_a_file_that_says_that_it_is_counted_and_is_not_is_found(store: Path) -> None:
+    location = Location.of(store)
+    stores.capture_unit(location, [4, 5])
+    Log(location).commit(lambda s: Commit("lie", "lie", counted=[s.of("activation_vectors")[-1].path]))
+    problems = verify(location).problems
+    assert len(problems) == len(stores.LAYERS)
+    assert "layer 0 of generation 4 is not just once in the statistics" in problems[0]
 
 
 def test_values_of_the_projection_that_are_not_the_token_major_ones_are_found_by_a_deep_check(store: Path) -> None:

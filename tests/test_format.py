@@ -134,7 +134,7 @@ class TestTheSchemaOfCommits:
         for document in documents:
             COMMIT.validate(document)
         operations = {document["operation"] for document in documents}
-        assert operations == {"register", "capture", "complete", "index", "compact", "save"}
+        assert operations == {"register", "capture", "complete", "count", "index", "compact", "save"}
 
     def test_a_merge_of_segments_fits_it(self, toy_model: actlake.capture.Model, tmp_path: Path) -> None:
         for prompt in ("a", "b", "c", "d"):
@@ -158,6 +158,8 @@ class TestTheSchemaOfCommits:
             lambda d: d["add"][0].update(path="../tokens/x.parquet"),
             lambda d: d["add"][0].update(rows=-1),
             lambda d: d["add"][0].update(indexed="3-"),
+            lambda d: d["add"][0].update(counted="yes"),
+            lambda d: d.update(counted={"a": True}),
             lambda d: d["add"][0]["ranges"].update(layer=[1]),
             lambda d: d.update(reserve={"run_id": 0}),
             lambda d: d.update(indexed={"a": [1]}),

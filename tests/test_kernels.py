@@ -52,10 +52,8 @@ def test_rounding_to_bfloat16_is_that_of_pytorch_or_an_error_where_it_would_be_i
         np.testing.assert_array_equal(rounded(values, "bfloat16"), expected)
 
 
-@given(
-    matrices.map(lambda values: np.where(np.abs(values) < 1e30, values, np.float32(np.nan))), st.sampled_from([1, -1])
-)
-def test_statistics_are_those_of_numpy(values: np.ndarray, sign: int) -> None:
+@given(matrices.map(lambda values: np.where(np.abs(values) < 1e30, values, np.float32(np.nan))))
+def test_statistics_are_those_of_numpy(values: np.ndarray) -> None:
     n, n_tokens = values.shape
     mean, m2, active = np.empty(n), np.empty(n), np.empty(n, np.int64)
     least, greatest = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -67,14 +65,31 @@ def test_statistics_are_those_of_numpy(values: np.ndarray, sign: int) -> None:
     np.testing.assert_array_equal(least, values.min(axis=1))
     np.testing.assert_array_equal(greatest, values.max(axis=1))
     np.testing.assert_array_equal(active, (values > 0).sum(axis=1))
-    counts = np.zeros((n, 4096), np.int32)
-    kernels.histogram(values.view(np.uint32), np.uint32(20), counts)
-    tokens, n_found = np.empty((n, 3), np.int64), np.empty(n, np.int64)
-    kernels.strongest(values, np.float32(sign), tokens, n_found)
-    for row in range(n):
-        np.testing.assert_array_equal(counts[row], np.bincount(values[row].view(np.uint32) >> 20, minlength=4096))
-        above = [i for i in np.argsort(-sign * values[row], kind="stable").tolist() if sign * values[row, i] > 0]
-        assert tokens[row, : n_found[row]].tolist() == above[:3]
+
+
+@given(
+    st.one_of(
+        matrices,
+        matrices.map(lambda values: (values.view(np.uint32) % 7 * 0.5 - 1).astype(np.float32)),  # many are equal
+        matrices.map(lambda values: np.where(np.abs(values) < 1, values, np.float32(np.nan))),
+    )
+)
+def test_histograms_and_the_strongest_are_those_of_numpy(values: np.ndarray) -> None:
+    n, n_tokens = values.shape
+    bins, counts, ends = np.empty(n * n_tokens, np.int32), np.empty(n * n_tokens, np.int64), np.empty(n, np.int64)
+    kernels.histogram(values.view(np.int32), 20, bins, counts, ends)
+    tokens, n_found = np.empty((2, n, 3), np.int64), np.empty((2, n), np.int64)
+    activations = np.empty((2, n, 3), np.float32)
+    kernels.strongest(values, bins, counts, ends, 20, tokens, activations, n_found)
+    for row, start in enumerate([0, *ends[:-1].tolist()]):
+        there, how_often = np.unique(values[row].view(np.uint32) >> 20, return_counts=True)
+        assert bins[start : ends[row]].tolist() == there.tolist()
+        assert counts[start : ends[row]].tolist() == how_often.tolist()
+        for which, sign in enumerate((1, -1)):
+            signed = sign * values[row]
+            farthest = [i for i in np.argsort(-signed, kind="stable").tolist() if signed[i] > 0][:3]
+            assert tokens[which, row, : n_found[which, row]].tolist() == farthest
+            assert activations[which, row, : n_found[which, row]].tolist() == values[row, farthest].tolist()
 
 
 @given(matrices, st.randoms(use_true_random=False))
@@ -87,6 +102,9 @@ def test_columns_are_put_where_they_belong(values: np.ndarray, draw) -> None:  #
         out = np.zeros((n, n_tokens + 5), np.float32)
         put(given_as, places, out)
         assert np.array_equal(out.view(np.uint32), expected)
+    out = np.zeros((n, n_tokens + 5), np.float32)
+    kernels.turn_all(values.T, 2, out)
+    assert np.array_equal(out[:, 2 : 2 + n_tokens].view(np.uint32), values.view(np.uint32))
 
 
 def test_where_nothing_can_be_kept_on_disk_it_is_compiled_each_time(tmp_path: Path) -> None:

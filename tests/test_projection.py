@@ -313,7 +313,7 @@ def test_files_are_chosen_before_duckdb_opens_a_footer(corpus: Corpus) -> None:
         ("from tokens where token = '(generation_id = 3)'", "tokens", {}),
         ("from saliency where generation_id = 3", "gradients", {"generation_id": (3, 3)}),
         ("from neuron_stats where layer = 4", "neuron_partials", {"layer": (4, 4)}),
-        ("from neuron_stats where layer = 4", "unindexed_files", {"layer": (4, 4)}),
+        ("from neuron_stats where layer = 4", "uncounted_files", {"layer": (4, 4)}),
         ("with a as (from activations) from a where layer = 2 + 2", "activations", {"layer": (4, 4)}),
     ],
 )
