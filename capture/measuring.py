@@ -49,14 +49,28 @@ def _of_some(values: Float32[Tensor, "n neurons"]) -> Measured:
     mean = values.double().mean(0)
     m2 = (values.double() - mean).square().sum(0)
     positive, negative = _strongest(values), _strongest(-values)
-    numbers = [_array(each) for each in (mean, m2, values.amin(0), values.amax(0), (values > 0).sum(0))]
-    return Measured(*numbers, *_histogram(values), *positive, negative[0], Lists(-negative[1].values, negative[1].ends))
+    bins, counts = _histogram(values)
+    return Measured(
+        mean=_array(mean),
+        m2=_array(m2),
+        min=_array(values.amin(0)),
+        max=_array(values.amax(0)),
+        n_active=_array((values > 0).sum(0)),
+        bins=bins,
+        bin_counts=counts,
+        positive=positive[0],
+        positive_activation=positive[1],
+        negative=negative[0],
+        negative_activation=Lists(-negative[1].values, negative[1].ends),
+    )
 
 
 def _histogram(values: Float32[Tensor, "n neurons"]) -> tuple[Lists, Lists]:
     """The bins that are not empty, and how many values are in each."""
     n_neurons = values.shape[1]
-    bins = (values.contiguous().view(torch.int32) >> BIN_SHIFT) & (_N_BINS - 1)  # without the sign that the shift brings in
+    bins = (values.contiguous().view(torch.int32) >> BIN_SHIFT) & (
+        _N_BINS - 1
+    )  # without the sign that the shift brings in
     starts = torch.arange(0, n_neurons * _N_BINS, _N_BINS, device=values.device)
     counts = torch.bincount((bins + starts).flatten(), minlength=n_neurons * _N_BINS)
     held = counts.nonzero()[:, 0]

@@ -138,7 +138,9 @@ class _Kept(Taps):
     ) -> dict[int, Float[Tensor, "rows width"]]:
         """By layer the activations of texts of these lengths at these positions (None: all), text after text."""
         at = [np.arange(length, dtype=np.int32) for length in lengths] if at is None else at
-        places = torch.from_numpy(np.concatenate([np.int64(row * self._room) + of_row for row, of_row in enumerate(at)]))
+        places = torch.from_numpy(
+            np.concatenate([np.int64(row * self._room) + of_row for row, of_row in enumerate(at)])
+        )
         return {
             layer: values.flatten(0, 1)[places.to(values.device)]
             for layer, values in self._values.items()

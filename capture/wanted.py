@@ -19,7 +19,8 @@ See = Callable[[Mapping[int, Float[Tensor, "rows neurons"]], Sequence[Sequence[i
 class Wanted:
     """Embeddings always; activations of these `layers`, of these `neurons` (ascending; None: all), at these `positions`; what is
     wanted of the residual `stream`; gradients of a `target`, backward passes over `gradient_tokens` positions at a time, or with
-    `scores` their scores, [inputs, 4], in their place. `see` is told of all activations while they are where they were computed."""
+    `scores` their scores, [inputs, 4], in their place. `see` is told of all activations while they are where they were
+    computed."""
 
     layers: Sequence[int] = ()
     neurons: Sequence[int] | None = None

@@ -290,18 +290,24 @@ def _new_segment(location: Location, snapshot: Snapshot, reader: Reader, source:
     row = segment_row(segment_id, source.layers, len(neurons), tokens.generation_id, tokens.position)
     yield write_table(location, SEGMENTS, row)
     for layer in source.layers:
-        statistics: list[pa.Table] = []
+        counted = _Counted(kinds, layer, segment_id)
+        yield from _vector_files(location, len(tokens), layer, neurons, segment_id, read, len(neurons), counted.see)
+        if kinds:
+            yield write_table(location, NEURON_PARTIALS, in_order(counted.rows))
 
-        def count(values: Float32[np.ndarray, "neurons tokens"], which: Int32[np.ndarray, "neurons"]) -> None:
-            of_kinds = measured(values.__getitem__, *values.shape, kinds)
-            statistics.extend(
-                partial_rows(kind, of_kind, layer, which, segment_id)  # noqa: B023  it is called before the next layer
-                for kind, of_kind in zip(kinds, of_kinds, strict=True)
-            )
 
-        yield from _vector_files(location, len(tokens), layer, neurons, segment_id, read, len(neurons), count)
-        if statistics:
-            yield write_table(location, NEURON_PARTIALS, in_order(statistics))
+class _Counted:
+    """The statistics of a layer in the making."""
+
+    def __init__(self, kinds: Sequence[Kind], layer: int, segment_id: int) -> None:
+        self._kinds, self._layer, self._segment_id = kinds, layer, segment_id
+        self.rows: list[pa.Table] = []
+
+    def see(self, values: Float32[np.ndarray, "neurons tokens"], neurons: Int32[np.ndarray, "neurons"]) -> None:
+        """Add those of some neurons, whose values at all tokens these are."""
+        of_kinds = measured(values.__getitem__, len(values), values.shape[1], self._kinds)
+        for kind, of_kind in zip(self._kinds, of_kinds, strict=True):
+            self.rows.append(partial_rows(kind, of_kind, self._layer, neurons, self._segment_id))
 
 
 def _merged_segment(location: Location, reader: Reader, together: Sequence[Segment]) -> Iterator[DataFile]:

@@ -155,7 +155,7 @@ def histogram(bits, shift, bins, counts, ends):  # type: ignore[no-untyped-def]
 
 @compiled
 def strongest(values, bins, counts, ends, shift, tokens, activations, n_found):  # type: ignore[no-untyped-def]
-    """The values of each row, float32 [n, tokens], that are farthest above 0 and farthest below, the farthest first, and among equals
+    """The values of each row, float32 [n, tokens], that are farthest above 0 and farthest below, the farthest first, among equals
     the earlier: their places in int64 [2, n, k], the values in float32 [2, n, k], and how many there are in [2, n].
 
     `bins`, `counts` and `ends` are the rows' histograms: they tell from where on k values are, and only a few more.
@@ -173,10 +173,10 @@ def strongest(values, bins, counts, ends, shift, tokens, activations, n_found): 
         n_near = 0
         for i in range(n_tokens):  # without a branch
             near[n_near] = i
-            n_near += np.int64((bits[i] >= high) | ((bits[i] ^ _SIGN) >= low))
+            n_near += (bits[i] >= high) | ((bits[i] ^ _SIGN) >= low)
         n_found[0, row] = n_found[1, row] = 0
-        for i in near[:n_near]:
-            sign, magnitude = np.int64(bits[i] < 0), bits[i] & _MOST
+        for token in near[:n_near]:
+            sign, magnitude = np.int64(bits[token] < 0), bits[token] & _MOST
             at = n_found[sign, row]
             while at > 0 and best[sign, at - 1] < magnitude:
                 at -= 1
@@ -184,17 +184,17 @@ def strongest(values, bins, counts, ends, shift, tokens, activations, n_found): 
                 n_found[sign, row] = min(n_found[sign, row] + 1, k)
                 for later in range(n_found[sign, row] - 1, at, -1):
                     best[sign, later], tokens[sign, row, later] = best[sign, later - 1], tokens[sign, row, later - 1]
-                best[sign, at], tokens[sign, row, at] = magnitude, i
-        for sign in range(2):
-            for at in range(n_found[sign, row]):
-                activations[sign, row, at] = values[row, tokens[sign, row, at]]
+                best[sign, at], tokens[sign, row, at] = magnitude, token
+        for which in range(2):
+            for rank in range(n_found[which, row]):
+                activations[which, row, rank] = values[row, tokens[which, row, rank]]
         start = end
 
 
 @compiled
 def _bound(bins, counts, start, end, k, half, shift):  # type: ignore[no-untyped-def]
-    """The least magnitude, as a float's bits, of the last bins of a histogram that have k values; of all but 0 where there are not so
-    many. The bin of infinity is not counted, for NaNs may be in it."""
+    """The least magnitude, as bits, of the last bins of a histogram that have k values; of all but 0 where there are not
+    so many. The bin of infinity is not counted, for NaNs may be in it."""
     reach, infinite = 0, _INFINITY >> shift
     for at in range(end - 1, start - 1, -1):
         place = bins[at] & (half - 1)
@@ -206,8 +206,8 @@ def _bound(bins, counts, start, end, k, half, shift):  # type: ignore[no-untyped
 
 @compiled
 def add_histograms(bins, counts, offsets, order, bounds, half, out_bins, out_counts, ends):  # type: ignore[no-untyped-def]
-    """The sums of histograms that `histogram` made, of `2 * half` bins: of those from place `bounds[i]` to before `bounds[i + 1]` in
-    `order`. What is in one begins at its `offsets`. Gives how many bins there are in all."""
+    """The sums of histograms that `histogram` made, of `2 * half` bins: of those from place `bounds[i]` to before `bounds[i + 1]`
+    in `order`. What is in one begins at its `offsets`. Gives how many bins there are in all."""
     found = np.zeros(2 * half, np.int64)
     end = 0
     for group in range(len(bounds) - 1):
@@ -229,8 +229,8 @@ def add_histograms(bins, counts, offsets, order, bounds, half, out_bins, out_cou
 
 @compiled
 def strongest_of(values, generation_id, position, offsets, order, bounds, chosen, n_found):  # type: ignore[no-untyped-def]
-    """Of each such group of lists of activations, the places of those farthest from 0, among equals of the earlier token, in int64
-    [groups, k], and how many there are."""
+    """Of each such group of lists of activations, the places of those farthest from 0, among equals of the earlier token, in
+    int64 [groups, k], and how many there are."""
     k = chosen.shape[1]
     for group in range(len(bounds) - 1):
         best, n_best = chosen[group], 0

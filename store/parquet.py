@@ -417,8 +417,8 @@ def _chunk_of(field: pa.Field, values: pa.ChunkedArray, file: _File) -> _Chunk:
 
 
 def _list_page(lists: pa.ListArray) -> _Page:
-    """Lists of numbers as a page: repetition levels (0 where a list begins, else 1), definition levels (2, of an empty list 0), and the
-    numbers."""
+    """Lists of numbers as a page: repetition levels (0 where one begins, else 1), definition levels (2, of an empty list 0), and
+    the numbers."""
     offsets = lists.offsets.to_numpy()
     lengths = np.diff(offsets)
     entries = np.maximum(lengths, 1)

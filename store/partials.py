@@ -6,6 +6,7 @@ They are taken while the activations are in memory anyway, a few neurons at a ti
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -92,8 +93,11 @@ class Measured:
     @classmethod
     def joined(cls, parts: Sequence["Measured"]) -> "Measured":
         """The statistics of more neurons."""
-        columns = [[getattr(part, field.name) for part in parts] for field in fields(cls)]
-        return cls(*(Lists.joined(of) if isinstance(of[0], Lists) else np.concatenate(of) for of in columns))
+        columns: dict[str, Any] = {}
+        for name in (each.name for each in fields(cls)):
+            of_parts = [getattr(part, name) for part in parts]
+            columns[name] = Lists.joined(of_parts) if isinstance(of_parts[0], Lists) else np.concatenate(of_parts)
+        return cls(**columns)
 
 
 def measured(
@@ -102,8 +106,8 @@ def measured(
     n_tokens: int,
     kinds: Sequence[Kind],
 ) -> list[Measured]:
-    """The statistics of each kind of tokens, of so many neurons; `read` gives the activations of some of them at all tokens, and is
-    called in threads."""
+    """The statistics of each kind of tokens, of so many neurons; `read` gives the activations of some of them at all tokens, and
+    is called in threads."""
     measuring = [_Measuring(n_neurons) for _ in kinds]
     at_once = min(_BLOCK, max(1, _BLOCK_VALUES // max(1, n_tokens)))
 
@@ -190,8 +194,8 @@ def in_order(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def added(rows: pa.Table, segment_id: int) -> pa.Table:
-    """Rows of `neuron_partials` over different tokens as those over all of them: one for each neuron, run and kind of token, sorted
-    by them."""
+    """Rows of `neuron_partials` over different tokens as those over all of them: one for each neuron, run and kind of token,
+    sorted by them."""
     from . import kernels
 
     keys = {name: rows[name].to_numpy() for name in ("layer", "neuron", "run_id", "is_special")}
@@ -215,12 +219,10 @@ def added(rows: pa.Table, segment_id: int) -> pa.Table:
         "n_active": np.add.reduceat(rows["n_active"].to_numpy()[order], starts),
     }
     (offsets, bins), (_, counts) = (_flat(rows[name]) for name in ("bins", "bin_counts"))
-    held = np.empty(len(bins), np.int32), np.empty(len(bins), np.int64), np.empty(len(starts), np.int64)
-    n_held = kernels.add_histograms(bins, counts, offsets, order, bounds, 1 << (31 - BIN_SHIFT), *held)
-    columns |= {
-        name: Lists(values[:n_held], held[2]).column()
-        for name, values in zip(("bins", "bin_counts"), held, strict=False)
-    }
+    held, how_many, ends = np.empty(len(bins), np.int32), np.empty(len(bins), np.int64), np.empty(len(starts), np.int64)
+    half = 1 << (31 - BIN_SHIFT)  # the bins of values above 0
+    n_held = kernels.add_histograms(bins, counts, offsets, order, bounds, half, held, how_many, ends)
+    columns |= {"bins": Lists(held[:n_held], ends).column(), "bin_counts": Lists(how_many[:n_held], ends).column()}
     for sign in ("positive", "negative"):
         names = [f"{sign}_{what}" for what in ("generation_id", "position", "activation")]
         (offsets, generation_id), (_, position), (_, activation) = (_flat(rows[name]) for name in names)

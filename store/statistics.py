@@ -36,9 +36,12 @@ def kinds_of(generations: Sequence[CapturedGeneration]) -> list[Kind]:
 
 
 def statistics_of(generations: Sequence[CapturedGeneration], precision: Precision) -> Statistics:
-    """The statistics of the activations of generations, sorted by number, rounded to the precision. Cost: 7 ns a value on a core."""
-    kinds = kinds_of(generations)
-    return {layer: _of_layer(layer, generations, kinds, precision) for layer in sorted(generations[0].activations or ())}
+    """The statistics of the activations of generations, sorted by number, rounded to the precision.
+
+    Cost: 7 ns a value on a core.
+    """
+    kinds, layers = kinds_of(generations), sorted(generations[0].activations or ())
+    return {layer: _of_layer(layer, generations, kinds, precision) for layer in layers}
 
 
 def _of_layer(
@@ -80,9 +83,7 @@ class Counting:
         """Whether there are as many tokens as a segment has."""
         return self.n_tokens >= SEGMENT_TOKENS
 
-    def add(
-        self, files: Sequence[DataFile], generations: Sequence[CapturedGeneration], statistics: Statistics
-    ) -> None:
+    def add(self, files: Sequence[DataFile], generations: Sequence[CapturedGeneration], statistics: Statistics) -> None:
         """Add those of generations, sorted by number, that were committed as these files."""
         files = [file for file in files if file.table == ACTIVATION_VECTORS.name]
         if not files:

@@ -79,7 +79,10 @@ def test_a_capture_that_is_stopped_leaves_them_to_the_index_step(toy_model: Mode
         actlake.capture(tmp_path, toy_model, PROMPTS, index=False, on_progress=stop, **SAME)
     assert "count" not in operations(tmp_path)
     store = actlake.open(tmp_path)
-    n_examples, n_files = len(store.sql("from neuron_examples").fetchall()), len(store.snapshot.of("activation_vectors"))
+    n_examples, n_files = (
+        len(store.sql("from neuron_examples").fetchall()),
+        len(store.snapshot.of("activation_vectors")),
+    )
     assert n_examples > 0
     actlake.capture(tmp_path, toy_model, PROMPTS, index=False, **SAME)
     n_uncounted = "select count(distinct filename) from uncounted_files"
@@ -97,7 +100,7 @@ def test_what_another_process_changed_meanwhile_is_not_counted_twice(
     location, done = Location.of(tmp_path), []
 
     def meanwhile(progress: Any) -> None:
-        if 4 <= progress.n_done and not done:
+        if progress.n_done >= 4 and not done:
             done.append(other(location))
 
     actlake.capture(tmp_path, toy_model, PROMPTS, index=False, on_progress=meanwhile, **SAME)
@@ -139,7 +142,10 @@ def test_no_other_tokens_than_those_of_their_texts_are_counted(toy_model: Model,
     """One neuron by hand: its values, from the token-major vectors, by plain NumPy."""
     actlake.capture(tmp_path, toy_model, PROMPTS, index=False, precision="float32", **SAME)
     store = actlake.open(tmp_path)
-    query = "select activation from by_token.activations join tokens using (generation_id, position) where layer = 2 and neuron = 5 and not is_special"
+    query = """
+        select activation from by_token.activations join tokens using (generation_id, position)
+        where layer = 2 and neuron = 5 and not is_special
+    """
     values = np.array(store.sql(query).fetchall())[:, 0]
     query = "select n, mean, std, min, max, density from neuron_stats where layer = 2 and neuron = 5"
     ((n, *found),) = store.sql(query).fetchall()

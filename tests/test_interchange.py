@@ -257,7 +257,9 @@ class TestFiles:
         group = pq.read_metadata(sound).row_group(0)
         for column in (group.column(i) for i in range(group.num_columns)):
             broken = Path(shutil.copy(sound, tmp_path / "broken.parquet"))
-            flip(broken, at=column.data_page_offset + column.total_compressed_size - 3)  # a frame has bits that change nothing
+            flip(
+                broken, at=column.data_page_offset + column.total_compressed_size - 3
+            )  # a frame has bits that change nothing
             with pytest.raises(OSError, match=r"checksum|Corrupt|corrupt|ZSTD"):
                 pq.read_table(broken)
             with pytest.raises(pl.exceptions.PolarsError):

@@ -55,7 +55,7 @@ def assert_like(rows: Rows, expected: Rows) -> None:
 def rows_of(values: np.ndarray, run_id: np.ndarray, special: np.ndarray, tokens: list[tuple[int, int]]) -> pa.Table:
     generation_id, position = (np.array(each) for each in zip(*tokens, strict=True))
     kinds = by_kind(run_id, special, generation_id, position.astype(np.int32))
-    found = measured(values.__getitem__, *values.shape, kinds)
+    found = measured(values.__getitem__, values.shape[0], values.shape[1], kinds)
     neurons = np.arange(len(values), dtype=np.int32)
     return in_order([partial_rows(*of_kind, 7, neurons, 1) for of_kind in zip(kinds, found, strict=True)])
 
