@@ -166,10 +166,13 @@ def write_table(
 def write_tables(location: Location, tables: Sequence[tuple[Table, pa.Table]]) -> list[DataFile]:
     """As `write_table`, several files, made in threads: all of them or none."""
     with ExitStack() as drafts:
-        drafting = [
-            threads().submit(lambda each: drafts.enter_context(_drafted(location, *each)), each) for each in tables
-        ]
-        wait(drafting)
+        drafting = [threads().submit(drafts.enter_context, _drafted(location, table, rows)) for table, rows in tables]
+        try:
+            wait(drafting)
+        finally:  # on Ctrl-C none may come after the others are gone
+            for each in drafting:
+                each.cancel()
+            wait(drafting)
         return all_or_none(location, (appear.result()() for appear in drafting))
 
 
