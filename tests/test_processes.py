@@ -33,7 +33,9 @@ def assert_whole(store: Path, alone: actlake.Store) -> None:
     assert report.n_generations == len(PROMPTS)
     opened = actlake.open(store)
     assert opened.runs()["status"].tolist() == ["complete"]
-    assert opened.sql("select count(*) from segments").fetchall() == [(1,)], "it was indexed once, by the last"
+    assert opened.sql("select count(distinct segment_id) from neuron_vectors").fetchall() == [(1,)], (
+        "it was indexed once, by the last"
+    )
     stores.assert_same(opened, alone)
 
 
