@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import ActlakeError, DiskFull
-from ..store import CapturedGeneration, Log, Reservation, write_shard
+from ..store import CapturedGeneration, DataFile, Log, Reservation, write_shard
 from ..store.memory import kept_memory
 from ..store.statistics import Counting, statistics_of
 from .allowance import Allowance, check_space_left
@@ -144,12 +144,16 @@ class Units:
             return _Written(lost=works, reason=said(error))
 
         def write(part: Sequence[CapturedGeneration]) -> None:
-            statistics = batch.statistics if len(part) == len(batch.generations) else None
+            add: Callable[[Sequence[DataFile]], None] | None = None
 
             def encoded() -> None:
-                nonlocal statistics
+                nonlocal add
+                statistics = batch.statistics if len(part) == len(batch.generations) else None
                 if statistics is None:
                     statistics = statistics_of(part, self._options.precision)
+                if self._counting.is_due:
+                    self._commit_statistics()
+                add = self._counting.adding(part, statistics)
                 on_encoded()
 
             files = write_shard(self._log.location, part, self._options.precision, encoded)
@@ -164,9 +168,8 @@ class Units:
             written.n_generations += len(part)
             written.n_tokens += sum(generation.n_tokens for generation in part)
             written.n_bytes += size
-            self._counting.add(files, part, statistics or {})
-            if self._counting.is_due:
-                self._commit_statistics()
+            if add:
+                add(files)
 
         def skip(generation: CapturedGeneration, reason: str) -> None:
             written.skipped[generation.prompt_index] = reason

@@ -6,7 +6,7 @@ counted. Where it is not made, the index step makes them from the files.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -83,11 +83,11 @@ class Counting:
         """Whether there are as many tokens as a segment has."""
         return self.n_tokens >= SEGMENT_TOKENS
 
-    def add(self, files: Sequence[DataFile], generations: Sequence[CapturedGeneration], statistics: Statistics) -> None:
-        """Add those of generations, sorted by number, that were committed as these files."""
-        files = [file for file in files if file.table == ACTIVATION_VECTORS.name]
-        if not files:
-            return
+    def adding(
+        self, generations: Sequence[CapturedGeneration], statistics: Statistics
+    ) -> Callable[[Sequence[DataFile]], None]:
+        """Add up what there is and the statistics of generations, sorted by number. What it gives is to be called, before
+        anything else is asked here, when these are committed, with their files."""
         kinds = kinds_of(generations)
 
         def with_layer(layer: int) -> pa.Table:
@@ -96,9 +96,15 @@ class Counting:
             there = self._rows.get(layer)
             return in_order(rows) if there is None else added(pa.concat_tables([there, *rows]), self._segment_id)
 
-        self._rows = dict(zip(statistics, threads().map(with_layer, statistics), strict=True))
-        self._files += files
-        self._tokens += kinds
+        rows = dict(zip(statistics, threads().map(with_layer, statistics), strict=True)) if kinds else {}
+
+        def committed(files: Sequence[DataFile]) -> None:
+            if rows:
+                self._rows = rows
+                self._files += [file for file in files if file.table == ACTIVATION_VECTORS.name]
+                self._tokens += kinds
+
+        return committed
 
     def commit(self) -> None:
         """Commit what there is, unless another process has changed one of the files meanwhile. Raises DiskFull; then it is not
