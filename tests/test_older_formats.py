@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import stores
-from actlake.store import TABLES, Location, Log, Reader, compact, gc, verify, write_shard
+from actlake.store import TABLES, Location, Log, Reader, Snapshot, compact, gc, index, verify, write_shard
 from actlake.store.log import Commit
 from actlake.store.schema import FORMAT
 
@@ -107,3 +109,30 @@ def test_a_column_that_came_later_may_be_null_and_stands_at_the_end() -> None:
         assert since == sorted(since)
         assert max(since) <= FORMAT
         assert all(column.nullable for column in table.columns if column.since > 1)
+
+
+def test_a_projection_of_format_5_goes_on_beside_statistics_that_captures_make(
+    tmp_path: Path, toy_model: actlake.capture.Model
+) -> None:
+    location = Location.of(tmp_path / "store")
+    stores.a_store(location, units=2, unit_size=2)
+    index(location)
+    stores.as_of_format(location, 5)
+    query = "from neuron_stats where run_id = 0 order by layer, neuron"
+    before = actlake.open(location.uri).sql(query).fetchall()
+    assert len(before) == len(stores.LAYERS) * stores.D_FF
+    for prompt in ("One, two,", "keys"):
+        actlake.capture(location.uri, toy_model, [prompt], max_new_tokens=2)
+    assert verify(location, deep=True).ok
+    assert actlake.open(location.uri).sql(query).fetchall() == before
+    stores.assert_counted(location.root)
+
+
+def test_files_of_an_older_checkpoint_are_not_counted(old: Location) -> None:
+    snapshot = Log(old).snapshot()
+    head, body, _ = snapshot.checkpoint().split(b"\n")
+    said = json.loads(body)
+    del said["files"]["counted"]
+    data = json.dumps(said).encode()
+    older = json.loads(head) | {"format": 5, "sha256": hashlib.sha256(data).hexdigest()}
+    assert Snapshot.parse(json.dumps(older).encode() + b"\n" + data + b"\n", "a checkpoint") == snapshot
