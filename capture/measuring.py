@@ -14,7 +14,7 @@ from ..store.partials import BIN_SHIFT, EXAMPLES, Lists, Measured
 from ..store.precision import Precision
 
 _VALUES = 1 << 24
-"""Activations that are looked at at once, at most (but those of one neuron at least)."""
+"""Activations, and bins, that are looked at at once, at most (but those of one neuron at least)."""
 
 _N_BINS = 1 << (32 - BIN_SHIFT)
 _LAST = (1 << 32) - 1
@@ -41,7 +41,7 @@ class Measuring:
 
 def _measured(rows: Float[Tensor, "rows neurons"], places: Int64[Tensor, "n"], dtype: torch.dtype) -> Measured:
     """The statistics of the rows at these places, in their order."""
-    at_once = max(1, _VALUES // len(places))
+    at_once = max(1, _VALUES // max(len(places), _N_BINS))
     return Measured.joined([_of_some(some[places].to(dtype).float()) for some in rows.split(at_once, dim=1)])
 
 
@@ -82,11 +82,11 @@ def _strongest(values: Float32[Tensor, "n neurons"]) -> tuple[Lists, Lists]:
     """Which values of each neuron are greatest, as far as they are above 0, and the values; among equals the earlier first."""
     earlier = torch.arange(_LAST, _LAST - len(values), -1, device=values.device)[:, None]
     keys = values.contiguous().view(torch.int32).long() << 32 | earlier  # floats above 0 are in the order of their bits
-    best = torch.where(values > 0, keys, -1).topk(min(EXAMPLES, len(values)), dim=0).values.T
-    found = _array(best >= 0)
-    tokens = _LAST - (_array(best)[found] & _LAST)
-    neurons, ends = np.repeat(np.arange(len(found)), found.sum(1)), found.sum(1).cumsum()
-    return Lists(tokens, ends), Lists(_array(values)[tokens, neurons], ends)
+    best = torch.where(values > 0, keys, -1).topk(min(EXAMPLES, len(values)), dim=0).values
+    tokens = _LAST - (best & _LAST)  # the first, where there is none
+    found = _array((best >= 0).T)
+    ends = found.sum(1).cumsum()
+    return Lists(_array(tokens.T)[found], ends), Lists(_array(values.gather(0, tokens).T)[found], ends)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
