@@ -68,9 +68,8 @@ def _of_some(values: Float32[Tensor, "n neurons"]) -> Measured:
 def _histogram(values: Float32[Tensor, "n neurons"]) -> tuple[Lists, Lists]:
     """The bins that are not empty, and how many values are in each."""
     n_neurons = values.shape[1]
-    bins = (values.contiguous().view(torch.int32) >> BIN_SHIFT) & (
-        _N_BINS - 1
-    )  # without the sign that the shift brings in
+    shifted = values.contiguous().view(torch.int32) >> BIN_SHIFT
+    bins = shifted & (_N_BINS - 1)  # without the signs that the shift brought in
     starts = torch.arange(0, n_neurons * _N_BINS, _N_BINS, device=values.device)
     counts = torch.bincount((bins + starts).flatten(), minlength=n_neurons * _N_BINS)
     held = counts.nonzero()[:, 0]

@@ -139,9 +139,8 @@ class Commit:
             raise CorruptLog(path, str(error)) from error
         reserve = Reservation(**body["reserve"]) if body["reserve"] else None
         given = {"add": files, "reserve": reserve, "checksum": checksum}
-        given |= {
-            name: tuple(body.get(name, ())) for name in ("remove", "counted")
-        }  # formats before 6 have no `counted`
+        # formats before 6 have no `counted`
+        given |= {name: tuple(body.get(name, ())) for name in ("remove", "counted")}
         return cls(**{**body, **given})
 
 

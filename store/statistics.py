@@ -1,7 +1,7 @@
 """Statistics of what is being captured, taken from the matrices in hand.
 
 Those of a batch take a good part of the bytes that the batch takes, those of a segment's worth of tokens a few hundredths
-(decision 007). So batch is added to batch in memory, and what there is then is one commit, which says that the batches' files are
+(decision 017). So batch is added to batch in memory, and what there is then is one commit, which says that the batches' files are
 counted. Where it is not made, the index step makes them from the files.
 """
 
