@@ -55,44 +55,64 @@ def split(bits, planes):  # type: ignore[no-untyped-def]
     return lower != 0
 
 
-_INFINITE = np.uint32(0x7F800000)
+_MAGNITUDE, _INFINITE = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+_BEYOND = np.uint32(0x7F7F8000)
+"""The bits of the least float that is too large for a bfloat16."""
 
 
 @compiled
 def _nearest_bfloat16(bits):  # type: ignore[no-untyped-def]
-    """A float, given and wanted as its bits, as the nearest bfloat16, ties to even; every NaN becomes one. And whether it was
-    finite and became infinite."""
-    magnitude = bits & np.uint32(0x7FFFFFFF)
-    carry = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-    overflows = np.uint32(magnitude < _INFINITE) & np.uint32(magnitude + carry >= _INFINITE)
-    result = (bits + carry) & np.uint32(0xFFFF0000)
-    return np.uint32(0x7FC00000) if magnitude > _INFINITE else result, overflows  # a NaN's carry could make it a number
+    """A number, given and wanted as its bits, as the nearest bfloat16, ties to even."""
+    is_odd = np.uint32(bits >> np.uint32(16) & np.uint32(1))
+    return np.uint32(bits + np.uint32(np.uint32(0x7FFF) + is_odd)) & np.uint32(0xFFFF0000)
+
+
+@compiled
+def _special_bfloat16(bits):  # type: ignore[no-untyped-def]
+    """As `_nearest_bfloat16`, for any float: every NaN becomes one, where a carry could have made it a number."""
+    return np.uint32(0x7FC00000) if bits & _MAGNITUDE > _INFINITE else _nearest_bfloat16(bits)
+
+
+@compiled
+def _overflows(bits):  # type: ignore[no-untyped-def]
+    """Whether a finite float would become infinite as a bfloat16."""
+    magnitude = bits & _MAGNITUDE
+    return (magnitude >= _BEYOND) & (magnitude < _INFINITE)
 
 
 @compiled
 def to_bfloat16(bits, out):  # type: ignore[no-untyped-def]
-    """Round floats, given and wanted as their bits, uint32 [n], as `_nearest_bfloat16`; whether a finite one became infinite."""
-    overflows = np.uint32(0)
-    for i in range(len(bits)):
-        out[i], too_large = _nearest_bfloat16(bits[i])
-        overflows |= too_large
-    return overflows != 0
+    """Round floats, given and wanted as their bits, uint32 [n], to the nearest bfloat16, ties to even; whether a finite one
+    became infinite. `out` is other memory than `bits`."""
+    greatest, overflows = np.uint32(0), False
+    for i in range(len(bits)):  # several at a time, for there is no branch
+        greatest = max(greatest, np.uint32(bits[i] & _MAGNITUDE))
+        out[i] = _nearest_bfloat16(bits[i])
+    if greatest >= _BEYOND:
+        for i in range(len(bits)):
+            out[i] = _special_bfloat16(bits[i])
+            overflows |= _overflows(bits[i])
+    return overflows
 
 
 @compiled
 def split_bfloat16(bits, planes):  # type: ignore[no-untyped-def]
     """As `to_bfloat16`, and put the upper two bytes, since the lower two are zero, into planes by significance, uint8 [2, n]."""
-    overflows = np.uint32(0)
+    greatest, overflows = np.uint32(0), False
     for i in range(len(bits)):
-        value, too_large = _nearest_bfloat16(bits[i])
-        overflows |= too_large
-        planes[0, i] = (value >> np.uint32(16)) & np.uint32(0xFF)
-        planes[1, i] = value >> np.uint32(24)
-    return overflows != 0
+        greatest = max(greatest, np.uint32(bits[i] & _MAGNITUDE))
+        value = _nearest_bfloat16(bits[i])
+        planes[0, i], planes[1, i] = np.uint8(value >> np.uint32(16)), np.uint8(value >> np.uint32(24))
+    if greatest >= _BEYOND:
+        for i in range(len(bits)):
+            value = _special_bfloat16(bits[i])
+            planes[0, i], planes[1, i] = np.uint8(value >> np.uint32(16)), np.uint8(value >> np.uint32(24))
+            overflows |= _overflows(bits[i])
+    return overflows
 
 
 _MOST, _SIGN = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
-_INFINITY, _NAN = np.int32(0x7F800000), np.int32(0x7FC00000)
+_INFINITY, _NAN, _LAST = np.int32(0x7F800000), np.int32(0x7FC00000), 0xFFFFFFFF
 """As integers, floats above 0 are in their order, infinity is the last, and NaNs are beyond it."""
 
 
@@ -132,7 +152,7 @@ def _in_order(bits):  # type: ignore[no-untyped-def]
 @compiled
 def histogram(bits, shift, bins, counts, ends):  # type: ignore[no-untyped-def]
     """What a shift to the right leaves of the values of each row, as int32 [n, tokens], and how many there are of each: `bins`,
-    ascending, and `counts`, row after row, and where each row's end in them, [n]."""
+    ascending, and `counts`, row after row, and where each row's end in them, [n]. Both have room for one more."""
     n, n_tokens = bits.shape
     half = 1 << (31 - shift)
     found = np.zeros(2 * half, np.uint32)
@@ -146,10 +166,9 @@ def histogram(bits, shift, bins, counts, ends):  # type: ignore[no-untyped-def]
             found[np.uint32(bits[row, i]) >> np.uint32(shift)] += np.uint32(1)
         for first in (0, half):  # those above 0, those below
             for place in range(first + (low >> shift), first + (high >> shift) + 1):
-                if found[place]:
-                    bins[end], counts[end] = place, found[place]
-                    found[place] = 0
-                    end += 1
+                bins[end], counts[end] = place, found[place]
+                end += found[place] > 0
+                found[place] = 0
         ends[row] = end
 
 
@@ -161,8 +180,10 @@ def strongest(values, bins, counts, ends, shift, tokens, activations, n_found): 
     `bins`, `counts` and `ends` are the rows' histograms: they tell from where on k values are, and only a few more.
     """
     n, n_tokens = values.shape
-    k = tokens.shape[2]
-    best, near, half = np.empty((2, k), np.int32), np.empty(n_tokens + 1, np.int64), 1 << (31 - shift)
+    k, half = tokens.shape[2], 1 << (31 - shift)
+    words = np.zeros((n_tokens + 7) // 8, np.uint64)
+    is_near, near = words.view(np.uint8), np.empty(n_tokens + 8, np.int64)
+    best, n_best = np.empty((2, k + 1), np.int64), np.empty(2, np.int64)
     start = 0
     for row in range(n):
         bits, end = values[row].view(np.int32), ends[row]
@@ -170,24 +191,29 @@ def strongest(values, bins, counts, ends, shift, tokens, activations, n_found): 
         while above < end and bins[above] < half:
             above += 1
         high, low = _bound(bins, counts, start, above, k, half, shift), _bound(bins, counts, above, end, k, half, shift)
+        for i in range(n_tokens):  # several at a time, for there is no branch
+            is_near[i] = np.uint8(bits[i] >= high) | np.uint8(np.int32(bits[i] ^ _SIGN) >= low)
         n_near = 0
-        for i in range(n_tokens):  # without a branch
-            near[n_near] = i
-            n_near += (bits[i] >= high) | ((bits[i] ^ _SIGN) >= low)
-        n_found[0, row] = n_found[1, row] = 0
+        for word in range(len(words)):
+            if words[word]:
+                for i in range(8 * word, 8 * word + 8):
+                    near[n_near] = i
+                    n_near += is_near[i]
+        n_best[:] = 0
         for token in near[:n_near]:
             sign, magnitude = np.int64(bits[token] < 0), bits[token] & _MOST
-            at = n_found[sign, row]
-            while at > 0 and best[sign, at - 1] < magnitude:
-                at -= 1
-            if at < k and magnitude <= _INFINITY:
-                n_found[sign, row] = min(n_found[sign, row] + 1, k)
-                for later in range(n_found[sign, row] - 1, at, -1):
-                    best[sign, later], tokens[sign, row, later] = best[sign, later - 1], tokens[sign, row, later - 1]
-                best[sign, at], tokens[sign, row, at] = magnitude, token
+            if magnitude <= _INFINITY:
+                key, at = np.int64(magnitude) << 32 | (_LAST - token), n_best[sign]
+                while at > 0 and best[sign, at - 1] < key:
+                    best[sign, at] = best[sign, at - 1]
+                    at -= 1
+                best[sign, at] = key
+                n_best[sign] = min(n_best[sign] + 1, k)
         for which in range(2):
-            for rank in range(n_found[which, row]):
-                activations[which, row, rank] = values[row, tokens[which, row, rank]]
+            n_found[which, row] = n_best[which]
+            for rank in range(n_best[which]):
+                place = _LAST - (best[which, rank] & _LAST)
+                tokens[which, row, rank], activations[which, row, rank] = place, values[row, place]
         start = end
 
 
@@ -207,7 +233,7 @@ def _bound(bins, counts, start, end, k, half, shift):  # type: ignore[no-untyped
 @compiled
 def add_histograms(bins, counts, offsets, order, bounds, half, out_bins, out_counts, ends):  # type: ignore[no-untyped-def]
     """The sums of histograms that `histogram` made, of `2 * half` bins: of those from place `bounds[i]` to before `bounds[i + 1]`
-    in `order`. What is in one begins at its `offsets`. Gives how many bins there are in all."""
+    in `order`. What is in one begins at its `offsets`. Gives how many bins there are in all; there is room for one more."""
     found = np.zeros(2 * half, np.int64)
     end = 0
     for group in range(len(bounds) - 1):
@@ -219,10 +245,9 @@ def add_histograms(bins, counts, offsets, order, bounds, half, out_bins, out_cou
                 low, high = min(low, magnitude), max(high, magnitude)
         for first in (0, half):
             for held in range(first + low, first + high + 1):
-                if found[held]:
-                    out_bins[end], out_counts[end] = held, found[held]
-                    found[held] = 0
-                    end += 1
+                out_bins[end], out_counts[end] = held, found[held]
+                end += found[held] > 0
+                found[held] = 0
         ends[group] = end
     return end
 
@@ -283,11 +308,14 @@ def turn(values, places, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def turn_all(values, start, out):  # type: ignore[no-untyped-def]
-    """Put the rows of values, float32 [tokens, n], into the columns of `out`, float32 [n, more tokens], from `start` on."""
+def transpose(values, out):  # type: ignore[no-untyped-def]
+    """Put the rows of values, float32 [tokens, n], into the columns of `out`, float32 [n, tokens]."""
     n_tokens, n = values.shape
-    for first in range(0, n, 16):  # a line of the cache has so many
-        height = min(16, n - first)
-        for i in range(n_tokens):
-            for row in range(height):
-                out[first + row, start + i] = values[i, first + row]
+    whole = n_tokens - n_tokens % 16  # a line of the cache has so many
+    for first in range(0, whole, 16):
+        for row in range(n):
+            for i in range(16):
+                out[row, first + i] = values[first + i, row]
+    for i in range(whole, n_tokens):
+        for row in range(n):
+            out[row, i] = values[i, row]

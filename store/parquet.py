@@ -30,7 +30,7 @@ from numpy.lib.stride_tricks import as_strided
 from . import thrift
 from .precision import Precision, rounded
 from .schema import VECTOR, Table
-from .threads import threads
+from .threads import n_threads, threads
 
 LEVEL = 1
 """zstd's level for pages of other tables."""
@@ -57,6 +57,8 @@ its number and its length. Where it lands there is no small page either, or it m
 _SMALL = 1 << 9
 
 _PUT_BYTES = 1 << 20
+_TASK_VALUES = 1 << 19
+"""Values of vectors that a thread encodes before it gives up what it made: every exchange waits for Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -96,28 +98,29 @@ class _File:
         self.size = self._n_put = 0
         self.put(_MAGIC)
 
-    def put(self, *pieces: bytes) -> int:
-        """Append; says where the pieces begin."""
-        start = self.size
+    def put(self, *pieces: bytes) -> None:
+        """Append."""
+        self._add(pieces, sum(map(len, pieces)))
+
+    def _add(self, pieces: Sequence[bytes], size: int) -> None:
         self._gathered += pieces
-        self.size += sum(map(len, pieces))
+        self.size += size
         if self.size - self._n_put >= _PUT_BYTES:
             self._put_gathered()
-        return start
 
     def _put_gathered(self) -> None:
         piece, self._gathered, self._n_put = b"".join(self._gathered), [], self.size
         self._put(piece)
         self._sha256.update(piece)
 
-    def put_page(self, header: bytes, *pieces: bytes) -> int:
+    def put_page(self, page: "_Page") -> int:
         """Append a column chunk's page; says where it begins."""
-        stored = len(header) + sum(map(len, pieces))
-        while self._landings and self._landings[0] < self.size + (stored if stored < _SMALL else len(header)):
+        head = len(page.header)
+        while self._landings and self._landings[0] < self.size + (head + page.stored if page.stored < _SMALL else head):
             self.put(_NO_HEADER * (self._landings.popleft() - self.size + 1))
-        start = self.put(header, *pieces)
-        self._landings.append(start + len(header) + _LEAP)
-        self.put(_NO_HEADER)
+        start = self.size
+        self._landings.append(start + head + _LEAP)
+        self._add((page.header, *page.pieces, _NO_HEADER), head + page.stored + len(_NO_HEADER))
         return start
 
     def finished(self, footer: bytes) -> EncodedFile:
@@ -129,28 +132,25 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page's header, its compressed pieces, its size before compression, its number of values."""
+    """A page's header, its compressed pieces, their size before compression and after it, its number of values."""
 
     header: bytes
     pieces: Sequence[bytes]
     size: int
+    stored: int
     n_values: int
-
-    @property
-    def stored(self) -> int:
-        return sum(map(len, self.pieces))
 
     @classmethod
     def of(cls, pieces: Sequence[bytes], size: int, n_values: int, encoding: int) -> "_Page":
-        values = {1: n_values, 2: encoding, 3: _RLE, 4: _RLE}
+        values, stored = {1: n_values, 2: encoding, 3: _RLE, 4: _RLE}, sum(map(len, pieces))
         header: thrift.Struct = {
             1: thrift.integer(_DATA_PAGE),
             2: thrift.integer(size),
-            3: thrift.integer(sum(map(len, pieces))),
+            3: thrift.integer(stored),
             5: (thrift.STRUCT, {field: thrift.integer(value) for field, value in values.items()}),
             **_GUARD,
         }
-        return cls(thrift.write_struct(header), pieces, size, n_values)
+        return cls(thrift.write_struct(header), pieces, size, stored, n_values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +299,11 @@ def _sealed(entry: thrift.Struct, laid_out: memoryview, file: _File) -> _Chunk:
     header, body = thrift.read_struct(laid_out, meta[9][1])
     size = header[3][1]
     assert body + size == meta[9][1] + meta[7][1], "a chunk is one page"
-    page = _compressor().compress(laid_out[body : body + size])
+    data = _compressor().compress(laid_out[body : body + size])
     header[5][1].pop(_STATISTICS, None)
-    head = thrift.write_struct(header | {3: thrift.integer(len(page))} | _GUARD)
-    start, uncompressed, compressed = file.put_page(head, page), len(head) + size, len(head) + len(page)
+    head = thrift.write_struct(header | {3: thrift.integer(len(data))} | _GUARD)
+    page = _Page(head, [data], size, len(data), meta[5][1])
+    start, uncompressed, compressed = file.put_page(page), len(head) + size, len(head) + len(data)
     sizes = {6: thrift.long(uncompressed), 7: thrift.long(compressed), 9: thrift.long(start)}
     return _Chunk(
         {2: thrift.long(0), 3: (thrift.STRUCT, meta | sizes | {4: thrift.integer(_ZSTD)})}, uncompressed, compressed
@@ -322,15 +323,15 @@ def _footer(table: Table, parts: Iterable[pa.Table], file: _File, precision: Pre
     row_groups, n_rows = [], 0
     for rows in parts:
         groups = list(_row_groups(table, rows))
-        vectors = deque(_vector_page_of(group, table, precision) for group in groups if table.vector)
+        vectors = _vector_pages(groups, table, precision) if table.vector else iter(())
         for group in groups:
             start = file.size
             chunks = [_chunk_of(field, group[field.name], file) for field in table.arrow if field.name != table.vector]
             if table.vector:
-                chunks.append(_vector_chunk(table.vector, vectors.popleft().result(), file))
+                chunks.append(_vector_chunk(table.vector, next(vectors), file))
             row_groups.append(_row_group(chunks, group.num_rows, start))
         n_rows += rows.num_rows
-        del rows, groups, group  # before the next part is made
+        del rows, groups, group, vectors  # before the next part is made
     return {
         1: thrift.integer(2),
         2: thrift.list_of(thrift.STRUCT, _schema(table)),
@@ -384,19 +385,22 @@ def _column(kind: int, path: tuple[str, ...], encodings: tuple[int, ...]) -> byt
 
 def _chunk(column: bytes, page: _Page, file: _File, statistics: bytes | None = None) -> _Chunk:
     """Put a column chunk's page; gives its entry in the footer."""
-    start = file.put_page(page.header, *page.pieces)
+    start = file.put_page(page)
     uncompressed, compressed = (len(page.header) + size for size in (page.size, page.stored))
-    rest: thrift.Struct = {
-        5: thrift.long(page.n_values),
-        6: thrift.long(uncompressed),
-        7: thrift.long(compressed),
-        9: thrift.long(start),
-    }
-    if statistics:
-        rest[12] = (thrift.STRUCT, statistics)
-    meta = column + thrift.write_struct(rest, after=4)
-    entry = thrift.write_struct({2: thrift.long(0), 3: (thrift.STRUCT, meta)})
-    return _Chunk(entry, uncompressed, compressed)
+    before, after = _entry(column, page.n_values, uncompressed, compressed, statistics)
+    return _Chunk(before + thrift.varint(start << 1) + after, uncompressed, compressed)
+
+
+@lru_cache(maxsize=1024)
+def _entry(
+    column: bytes, n_values: int, uncompressed: int, compressed: int, statistics: bytes | None
+) -> tuple[bytes, bytes]:
+    """What the footer says of a chunk before and after the number where its page begins."""
+    sizes: thrift.Struct = {5: thrift.long(n_values), 6: thrift.long(uncompressed), 7: thrift.long(compressed)}
+    begins = thrift.write_struct(sizes | {9: thrift.long(0)}, after=4)[:-2]
+    rest: thrift.Struct = {12: (thrift.STRUCT, statistics)} if statistics else {}
+    before = thrift.write_struct({2: thrift.long(0), 3: (thrift.STRUCT, column + begins)})[:-1]
+    return before, thrift.write_struct(rest, after=9) + b"\0"
 
 
 def _vector_chunk(name: str, page: _Page, file: _File) -> _Chunk:
@@ -425,7 +429,9 @@ def _list_page(lists: pa.ListArray) -> _Page:
     starts, n_entries = np.cumsum(entries) - entries, int(entries.sum())
     repetition, definition = np.ones(n_entries, np.uint8), np.full(n_entries, 2, np.uint8)
     repetition[starts], definition[starts[lengths == 0]] = 0, 0
-    defined = _bit_packed(definition, 2) if len(starts) and not lengths.all() else _varint(n_entries << 1) + b"\x02"
+    defined = (
+        _bit_packed(definition, 2) if len(starts) and not lengths.all() else thrift.varint(n_entries << 1) + b"\x02"
+    )
     levels = (_bit_packed(repetition, 1), defined)
     parts = [each for part in levels for each in (len(part).to_bytes(4, "little"), part)]
     data = b"".join([*parts, lists.values.to_numpy()[offsets[0] : offsets[-1]].tobytes()])
@@ -438,7 +444,7 @@ def _bit_packed(levels: UInt8[np.ndarray, "n"], width: int) -> bytes:
     bits = np.zeros((8 * n_groups, width), np.uint8)
     for bit in range(width):
         bits[: len(levels), bit] = levels >> bit & 1
-    return _varint(n_groups << 1 | 1) + np.packbits(bits.reshape(-1), bitorder="little").tobytes()
+    return thrift.varint(n_groups << 1 | 1) + np.packbits(bits.reshape(-1), bitorder="little").tobytes()
 
 
 @lru_cache(maxsize=1024)
@@ -449,16 +455,48 @@ def _key_page(data: bytes, dtype: np.dtype[Any]) -> tuple[_Page, bytes]:  # a sh
     return _Page.of([_compressor().compress(data)], len(data), len(values), _PLAIN), statistics
 
 
-def _vector_page_of(group: pa.Table, table: Table, precision: Precision) -> Future[_Page]:
-    """The vector column of a row group as a page, in the making."""
-    assert table.vector
+def _vector_pages(groups: Sequence[pa.Table], table: Table, precision: Precision) -> Iterator[_Page]:
+    """The vector columns of row groups as pages, in their order, made in threads; few are ahead of the one that is wanted, so
+    that they have the same memory one after the other."""
+    tasks, ahead = _tasks([_vectors(group, table) for group in groups]), deque[Future[list[_Page]]]()
+
+    def pages(matrices: Sequence[Float32[np.ndarray, "rows width"]], first: int) -> list[_Page]:
+        of_groups = zip(matrices, groups[first : first + len(matrices)], strict=True)
+        return [vector_page(matrix, table.repeats, precision, _what(group, table)) for matrix, group in of_groups]
+
+    for task in tasks:
+        ahead.append(threads().submit(pages, *task))
+        if len(ahead) >= 2 * n_threads():
+            yield from ahead.popleft().result()
+    while ahead:
+        yield from ahead.popleft().result()
+
+
+def _tasks(
+    matrices: Sequence[Float32[np.ndarray, "rows width"]],
+) -> Iterator[tuple[Sequence[Float32[np.ndarray, "rows width"]], int]]:
+    """Matrices together that are enough for a thread to go on with by itself, and which is the first."""
+    first, n_values = 0, 0
+    for at, matrix in enumerate(matrices, 1):
+        n_values += matrix.size
+        if n_values >= _TASK_VALUES or at == len(matrices):
+            yield matrices[first:at], first
+            first, n_values = at, 0
+
+
+def _vectors(group: pa.Table, table: Table) -> Float32[np.ndarray, "rows width"]:
     chunks = group[table.vector]
     rows = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
     flat = rows.values[rows.offsets[0].as_py() : rows.offsets[-1].as_py()]  # `flatten` would copy
-    matrix, vector = flat.to_numpy().reshape(len(rows), -1), table.vector.replace("_", " ")
+    return flat.to_numpy().reshape(len(rows), -1)
+
+
+def _what(group: pa.Table, table: Table) -> str:
+    """The vectors of a row group, for people."""
+    assert table.vector
+    vector = table.vector.replace("_", " ")
     keys = ", ".join(f"{name.removesuffix('_id')} {group[name][0].as_py()}" for name in table.row_group)
-    what = f"{'an' if vector[0] in 'aeiou' else 'a'} {vector} of {keys}"
-    return threads().submit(vector_page, matrix, table.repeats, precision, what)
+    return f"{'an' if vector[0] in 'aeiou' else 'a'} {vector} of {keys}"
 
 
 def vector_page(
@@ -483,18 +521,9 @@ def vector_page(
 
 def _levels(n_rows: int, width: int) -> bytes:
     """Repetition levels (0 where a vector begins, else 1) and definition levels (all 1), as Parquet's run lengths."""
-    row = b"\x02\x00" + (_varint((width - 1) << 1) + b"\x01" if width > 1 else b"")
-    repetition, definition = row * n_rows, _varint((n_rows * width) << 1) + b"\x01"
+    row = b"\x02\x00" + (thrift.varint((width - 1) << 1) + b"\x01" if width > 1 else b"")
+    repetition, definition = row * n_rows, thrift.varint((n_rows * width) << 1) + b"\x01"
     return b"".join(len(part).to_bytes(4, "little") + part for part in (repetition, definition))
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _planes(matrix: Float32[np.ndarray, "rows width"], precision: Precision, what: str) -> Iterator[Any]:

@@ -3,8 +3,8 @@
 They are taken while the activations are in memory anyway, a few neurons at a time, and become rows of `neuron_partials`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Any
 
@@ -22,6 +22,9 @@ BIN_SHIFT = 20
 """A histogram's bin is a 32-bit float without its lower 20 bits: sign, exponent and an eighth of the octave, so a value lies
 within 1/16 of the bin's middle, relatively. The edges are the same for every neuron, run and store."""
 
+_TOKEN = ("generation_id", "position")
+"""What a token is known by."""
+
 _BLOCK = 128
 _BLOCK_VALUES = 1 << 19
 """Neurons, and activations, that a thread looks at at a time, at most (but one neuron at least)."""
@@ -37,6 +40,11 @@ class Kind:
     places: Int64[np.ndarray, "n"]
     generation_id: Int64[np.ndarray, "n"]
     position: Int32[np.ndarray, "n"]
+
+    def and_also(self, others: "Kind") -> "Kind":
+        """These tokens and others of the kind, in this order, where they alone are in hand."""
+        generation_id, position = (np.concatenate([getattr(each, name) for each in (self, others)]) for name in _TOKEN)
+        return Kind(self.run_id, self.is_special, np.arange(len(position)), generation_id, position)
 
 
 def by_kind(
@@ -63,6 +71,17 @@ class Lists:
     ends: Int64[np.ndarray, "neurons"]
 
     @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "Lists":
+        lists = column.combine_chunks()
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+        return cls(lists.values.to_numpy()[offsets[0] : offsets[-1]], offsets[1:] - offsets[0])
+
+    @property
+    def offsets(self) -> Int64[np.ndarray, "neurons_and_1"]:
+        """Where each begins, and where the last ends."""
+        return np.concatenate([[0], self.ends])
+
+    @classmethod
     def joined(cls, parts: Sequence["Lists"]) -> "Lists":
         """The lists of more neurons."""
         starts = accumulate((len(part.values) for part in parts), initial=0)
@@ -70,7 +89,7 @@ class Lists:
         return cls(np.concatenate([part.values for part in parts]), np.concatenate(ends))
 
     def column(self) -> pa.ListArray:
-        return pa.ListArray.from_arrays(np.concatenate([[0], self.ends]).astype(np.int32), self.values)
+        return pa.ListArray.from_arrays(self.offsets.astype(np.int32), self.values)
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,11 @@ class Measured:
     positive_activation: Lists
     negative: Lists
     negative_activation: Lists
+
+    def shifted(self, start: int) -> "Measured":
+        """The same of tokens that so many others now stand before."""
+        positive, negative = (Lists(tokens.values + start, tokens.ends) for tokens in (self.positive, self.negative))
+        return replace(self, positive=positive, negative=negative)
 
     @classmethod
     def joined(cls, parts: Sequence["Measured"]) -> "Measured":
@@ -154,10 +178,66 @@ class _Measuring:
 def _histogram(values: Float32[np.ndarray, "neurons tokens"]) -> tuple[Lists, Lists]:
     from . import kernels
 
-    most = values.shape[0] * min(values.shape[1], 1 << (32 - BIN_SHIFT))
+    most = values.shape[0] * min(values.shape[1], 1 << (32 - BIN_SHIFT)) + 1
     bins, counts, ends = np.empty(most, np.int32), np.empty(most, np.int64), np.empty(len(values), np.int64)
     kernels.histogram(values.view(np.int32), BIN_SHIFT, bins, counts, ends)
     return Lists(bins[: ends[-1]].copy(), ends), Lists(counts[: ends[-1]].copy(), ends)
+
+
+def total(kinds: Sequence[Kind], parts: Sequence[Measured]) -> Measured:
+    """The statistics of the same neurons over such tokens each, of one kind, as those over all of them.
+
+    Cost: 2 µs a neuron and part.
+    """
+    lengths = [len(kind.places) for kind in kinds]
+    starts = accumulate(lengths, initial=0)
+    rows = Measured.joined([part.shifted(start) for part, start in zip(parts, starts, strict=False)])
+    generation_id, position = (np.concatenate([getattr(kind, name) for kind in kinds]) for name in _TOKEN)
+    n_parts, n_neurons = len(parts), len(parts[0].mean)
+    order = np.arange(n_parts * n_neurons).reshape(n_parts, n_neurons).T.ravel()
+    bounds = np.arange(0, len(order) + 1, n_parts)
+    return _summed(rows, np.repeat(lengths, n_neurons), generation_id, position, order, bounds)
+
+
+def _summed(
+    rows: Measured,
+    n: Int64[np.ndarray, "rows"],
+    generation_id: Int64[np.ndarray, "tokens"],
+    position: Int32[np.ndarray, "tokens"],
+    order: Int64[np.ndarray, "rows"],
+    bounds: Int64[np.ndarray, "groups_and_1"],
+) -> Measured:
+    """Statistics over `n` tokens each as those over all tokens of a group: of those from place `bounds[i]` to before
+    `bounds[i + 1]` in `order`. These are the tokens that the strongest are among."""
+    from . import kernels
+
+    starts, n, mean = bounds[:-1], n[order], rows.mean[order]
+    whole_mean = np.add.reduceat(n * mean, starts) / np.add.reduceat(n, starts)
+    apart = mean - np.repeat(whole_mean, np.diff(bounds))
+    bins, counts = np.empty(len(rows.bins.values) + 1, np.int32), np.empty(len(rows.bins.values) + 1, np.int64)
+    ends, half = np.empty(len(starts), np.int64), 1 << (31 - BIN_SHIFT)  # half of the bins are of values above 0
+    of_rows = (rows.bins.values, rows.bin_counts.values, rows.bins.offsets)
+    n_bins = kernels.add_histograms(*of_rows, order, bounds, half, bins, counts, ends)
+    strongest = []
+    for tokens, activations in (
+        (rows.positive, rows.positive_activation),
+        (rows.negative, rows.negative_activation),
+    ):
+        lists = (activations.values, generation_id[tokens.values], position[tokens.values], tokens.offsets)
+        chosen, n_found = np.empty((len(starts), EXAMPLES), np.int64), np.empty(len(starts), np.int64)
+        kernels.strongest_of(*lists, order, bounds, chosen, n_found)
+        places, of_groups = chosen[np.arange(EXAMPLES) < n_found[:, None]], np.cumsum(n_found)
+        strongest += [Lists(each.values[places], of_groups) for each in (tokens, activations)]
+    return Measured(
+        whole_mean,
+        np.add.reduceat(rows.m2[order] + n * apart**2, starts),
+        np.minimum.reduceat(rows.min[order], starts),
+        np.maximum.reduceat(rows.max[order], starts),
+        np.add.reduceat(rows.n_active[order], starts),
+        Lists(bins[:n_bins], ends),
+        Lists(counts[:n_bins], ends),
+        *strongest,
+    )
 
 
 def partial_rows(
@@ -168,20 +248,24 @@ def partial_rows(
     segment_id: int,
 ) -> pa.Table:
     """The rows of `neuron_partials` of some neurons of a layer."""
-    n = len(neurons)
-    columns: dict[str, pa.Array | np.ndarray] = {
-        "layer": np.full(n, layer, np.int32),
-        "neuron": neurons,
-        "segment_id": np.full(n, segment_id),
-        "run_id": np.full(n, kind.run_id),
-        "is_special": np.full(n, kind.is_special),
-        "n": np.full(n, len(kind.places)),
-    }
+    keys = {"layer": layer, "run_id": kind.run_id, "is_special": kind.is_special, "n": len(kind.places)}
+    columns = {"neuron": neurons, **{name: np.full(len(neurons), value) for name, value in keys.items()}}
+    return _rows(columns, measured, kind.generation_id, kind.position, segment_id)
+
+
+def _rows(
+    keys: Mapping[str, np.ndarray],
+    measured: Measured,
+    generation_id: Int64[np.ndarray, "tokens"],
+    position: Int32[np.ndarray, "tokens"],
+    segment_id: int,
+) -> pa.Table:
+    columns: dict[str, pa.Array | np.ndarray] = {**keys, "segment_id": np.full(len(measured.mean), segment_id)}
     columns |= {name: getattr(measured, name) for name in ("mean", "m2", "min", "max", "n_active")}
     columns |= {name: getattr(measured, name).column() for name in ("bins", "bin_counts")}
     for sign, which in (("positive", measured.positive), ("negative", measured.negative)):
-        columns[f"{sign}_generation_id"] = Lists(kind.generation_id[which.values], which.ends).column()
-        columns[f"{sign}_position"] = Lists(kind.position[which.values], which.ends).column()
+        columns[f"{sign}_generation_id"] = Lists(generation_id[which.values], which.ends).column()
+        columns[f"{sign}_position"] = Lists(position[which.values], which.ends).column()
         columns[f"{sign}_activation"] = getattr(measured, f"{sign}_activation").column()
     return pa.table(columns).select(NEURON_PARTIALS.arrow.names).cast(NEURON_PARTIALS.arrow)
 
@@ -196,47 +280,24 @@ def in_order(tables: Sequence[pa.Table]) -> pa.Table:
 def added(rows: pa.Table, segment_id: int) -> pa.Table:
     """Rows of `neuron_partials` over different tokens as those over all of them: one for each neuron, run and kind of token,
     sorted by them."""
-    from . import kernels
-
     keys = {name: rows[name].to_numpy() for name in ("layer", "neuron", "run_id", "is_special")}
     order = np.lexsort(tuple(keys.values())[::-1])
     keys = {name: values[order] for name, values in keys.items()}
     changes = [values[1:] != values[:-1] for values in keys.values()]
     starts = np.flatnonzero(np.concatenate([[True], np.logical_or.reduce(changes)]))
-    bounds = np.append(starts, len(order))
-    n, mean, m2 = (rows[name].to_numpy()[order] for name in ("n", "mean", "m2"))
-    of_all = np.add.reduceat(n, starts)
-    whole_mean = np.add.reduceat(n * mean, starts) / of_all
-    apart = mean - np.repeat(whole_mean, np.diff(bounds))
-    columns: dict[str, pa.Array | np.ndarray] = {
-        **{name: values[starts] for name, values in keys.items()},
-        "segment_id": np.full(len(starts), segment_id),
-        "n": of_all,
-        "mean": whole_mean,
-        "m2": np.add.reduceat(m2 + n * apart**2, starts),
-        "min": np.minimum.reduceat(rows["min"].to_numpy()[order], starts),
-        "max": np.maximum.reduceat(rows["max"].to_numpy()[order], starts),
-        "n_active": np.add.reduceat(rows["n_active"].to_numpy()[order], starts),
-    }
-    (offsets, bins), (_, counts) = (_flat(rows[name]) for name in ("bins", "bin_counts"))
-    held, how_many, ends = np.empty(len(bins), np.int32), np.empty(len(bins), np.int64), np.empty(len(starts), np.int64)
-    half = 1 << (31 - BIN_SHIFT)  # the bins of values above 0
-    n_held = kernels.add_histograms(bins, counts, offsets, order, bounds, half, held, how_many, ends)
-    columns |= {"bins": Lists(held[:n_held], ends).column(), "bin_counts": Lists(how_many[:n_held], ends).column()}
+    bounds, n = np.append(starts, len(order)), rows["n"].to_numpy()
+    columns: dict[str, Any] = {name: rows[name].to_numpy() for name in ("mean", "m2", "min", "max", "n_active")}
+    columns |= {name: Lists.of(rows[name]) for name in ("bins", "bin_counts")}
+    tokens: dict[str, list[np.ndarray]] = {name: [] for name in _TOKEN}
+    n_tokens = 0
     for sign in ("positive", "negative"):
-        names = [f"{sign}_{what}" for what in ("generation_id", "position", "activation")]
-        (offsets, generation_id), (_, position), (_, activation) = (_flat(rows[name]) for name in names)
-        chosen, n_found = np.empty((len(starts), EXAMPLES), np.int64), np.empty(len(starts), np.int64)
-        kernels.strongest_of(activation, generation_id, position, offsets, order, bounds, chosen, n_found)
-        places = chosen[np.arange(EXAMPLES) < n_found[:, None]]
-        columns |= {
-            name: Lists(values[places], np.cumsum(n_found)).column()
-            for name, values in zip(names, (generation_id, position, activation), strict=True)
-        }
-    return pa.table(columns).select(NEURON_PARTIALS.arrow.names).cast(NEURON_PARTIALS.arrow)
-
-
-def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each list of a column begins in its values, and where the last ends; and the values."""
-    lists = column.combine_chunks()
-    return lists.offsets.to_numpy(), lists.values.to_numpy()
+        lists = {name: Lists.of(rows[f"{sign}_{name}"]) for name in (*_TOKEN, "activation")}
+        for name in _TOKEN:
+            tokens[name].append(lists[name].values)
+        activations = columns[f"{sign}_activation"] = lists["activation"]
+        n_before, n_tokens = n_tokens, n_tokens + len(activations.values)
+        columns[sign] = Lists(np.arange(n_before, n_tokens), activations.ends)
+    generation_id, position = map(np.concatenate, tokens.values())
+    summed = _summed(Measured(**columns), n, generation_id, position, order, bounds)
+    keys = {name: values[starts] for name, values in keys.items()} | {"n": np.add.reduceat(n[order], starts)}
+    return _rows(keys, summed, generation_id, position, segment_id)

@@ -7,7 +7,6 @@ counted. Where it is not made, the index step makes them from the files.
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ from jaxtyping import Float32, Int32
 
 from .index import SEGMENT_TOKENS, segment_row
 from .log import Commit, DataFile, Log
-from .partials import Kind, Measured, added, by_kind, in_order, measured, partial_rows
+from .partials import Kind, Measured, by_kind, in_order, measured, partial_rows, total
 from .precision import Precision, rounded
 from .schema import ACTIVATION_VECTORS, NEURON_PARTIALS, SEGMENTS
 from .shard import CapturedGeneration, write_tables
@@ -38,7 +37,7 @@ def kinds_of(generations: Sequence[CapturedGeneration]) -> list[Kind]:
 def statistics_of(generations: Sequence[CapturedGeneration], precision: Precision) -> Statistics:
     """The statistics of the activations of generations, sorted by number, rounded to the precision.
 
-    Cost: 7 ns a value on a core.
+    Cost: 3 ns a value on a core.
     """
     kinds, layers = kinds_of(generations), sorted(generations[0].activations or ())
     return {layer: _of_layer(layer, generations, kinds, precision) for layer in layers}
@@ -47,18 +46,18 @@ def statistics_of(generations: Sequence[CapturedGeneration], precision: Precisio
 def _of_layer(
     layer: int, generations: Sequence[CapturedGeneration], kinds: Sequence[Kind], precision: Precision
 ) -> list[Measured]:
-    from .kernels import turn_all
+    from .kernels import transpose
 
     matrices = [each.activations[layer] for each in generations if each.activations is not None]
-    starts = [*accumulate(map(len, matrices), initial=0)]
+    n_tokens, n_neurons = sum(map(len, matrices)), matrices[0].shape[1]
 
     def read(neurons: slice) -> Float32[np.ndarray, "neurons tokens"]:
-        out = np.empty((neurons.stop - neurons.start, starts[-1]), np.float32)
-        for matrix, start in zip(matrices, starts, strict=False):
-            turn_all(matrix[:, neurons], start, out)
-        return rounded(out, precision)
+        values = rounded(np.concatenate([matrix[:, neurons] for matrix in matrices]), precision)
+        out = np.empty(values.shape[::-1], np.float32)
+        transpose(values, out)
+        return out
 
-    return measured(read, matrices[0].shape[1], starts[-1], kinds)
+    return measured(read, n_neurons, n_tokens, kinds)
 
 
 class Counting:
@@ -69,40 +68,27 @@ class Counting:
         self._begin()
 
     def _begin(self) -> None:
-        self._segment_id = secrets.randbits(62)
         self._files: list[DataFile] = []
-        self._rows: dict[int, pa.Table] = {}
-        self._tokens: list[Kind] = []
-
-    @property
-    def n_tokens(self) -> int:
-        return sum(len(kind.places) for kind in self._tokens)
+        self._sums: dict[tuple[int, bool], _Sum] = {}
 
     @property
     def is_due(self) -> bool:
         """Whether there are as many tokens as a segment has."""
-        return self.n_tokens >= SEGMENT_TOKENS
+        return sum(len(kind.places) for kind, _ in self._sums.values()) >= SEGMENT_TOKENS
 
     def adding(
         self, generations: Sequence[CapturedGeneration], statistics: Statistics
     ) -> Callable[[Sequence[DataFile]], None]:
         """Add up what there is and the statistics of generations, sorted by number. What it gives is to be called, before
         anything else is asked here, when these are committed, with their files."""
-        kinds = kinds_of(generations)
-
-        def with_layer(layer: int) -> pa.Table:
-            of_kinds = zip(kinds, statistics[layer], strict=True)
-            rows = [partial_rows(*of_kind, layer, self._neurons, self._segment_id) for of_kind in of_kinds]
-            there = self._rows.get(layer)
-            return in_order(rows) if there is None else added(pa.concat_tables([there, *rows]), self._segment_id)
-
-        rows = dict(zip(statistics, threads().map(with_layer, statistics), strict=True)) if kinds else {}
+        sums = dict(self._sums)
+        for number, kind in enumerate(kinds_of(generations) if statistics else ()):
+            key, new = (kind.run_id, kind.is_special), {layer: of[number] for layer, of in statistics.items()}
+            sums[key] = _together(sums[key], (kind, new)) if key in sums else (kind, new)
 
         def committed(files: Sequence[DataFile]) -> None:
-            if rows:
-                self._rows = rows
-                self._files += [file for file in files if file.table == ACTIVATION_VECTORS.name]
-                self._tokens += kinds
+            self._sums = sums
+            self._files += [file for file in files if sums and file.table == ACTIVATION_VECTORS.name]
 
         return committed
 
@@ -111,13 +97,30 @@ class Counting:
         committed, and forgotten."""
         if not self._files:
             return
-        files, rows, tokens, segment_id = self._files, self._rows, self._tokens, self._segment_id
+        files, sums, segment_id = self._files, [*self._sums.values()], secrets.randbits(62)
         self._begin()
-        generation_id = np.concatenate([kind.generation_id for kind in tokens])
-        position = np.concatenate([kind.position for kind in tokens])
+        layers = [*sums[0][1]]
+        generation_id, position = (
+            np.concatenate([getattr(kind, name) for kind, _ in sums]) for name in ("generation_id", "position")
+        )
         order = np.lexsort((position, generation_id))
-        row = segment_row(segment_id, list(rows), len(self._neurons), generation_id[order], position[order])
-        tables = [(SEGMENTS, row), *((NEURON_PARTIALS, of_layer) for of_layer in rows.values())]
+        row = segment_row(segment_id, layers, len(self._neurons), generation_id[order], position[order])
+
+        def rows(layer: int) -> pa.Table:
+            of_kinds = ((kind, of_kind[layer]) for kind, of_kind in sums)
+            return in_order([partial_rows(*each, layer, self._neurons, segment_id) for each in of_kinds])
+
+        tables = [(SEGMENTS, row), *((NEURON_PARTIALS, rows(layer)) for layer in layers)]
         made = write_tables(self._log.location, tables)
         paths = [file.path for file in files]
         self._log.commit_over(files, Commit("count", f"count/{made[0].path}", made, counted=paths))
+
+
+_Sum = tuple[Kind, Mapping[int, Measured]]
+"""Tokens of a kind, and their statistics by layer."""
+
+
+def _together(there: _Sum, new: _Sum) -> _Sum:
+    (kind, of_kind), (more, of_more) = there, new
+    of_both = threads().map(lambda layer: total([kind, more], [of_kind[layer], of_more[layer]]), of_kind)
+    return kind.and_also(more), dict(zip(of_kind, of_both, strict=True))

@@ -10,7 +10,12 @@ def threads() -> ThreadPoolExecutor:
     return _pool(os.getpid())
 
 
+def n_threads() -> int:
+    """How many they are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
+
+
 @cache
 def _pool(_: int) -> ThreadPoolExecutor:  # a forked child needs its own
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ThreadPoolExecutor(cores or 1, thread_name_prefix="actlake-pool")
+    return ThreadPoolExecutor(n_threads(), thread_name_prefix="actlake-pool")

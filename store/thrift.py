@@ -38,6 +38,13 @@ def write_struct(fields: Struct, *, after: int = 0) -> bytes:
     return bytes(out)
 
 
+def varint(number: int) -> bytes:
+    """A number that is not negative, seven bits a byte, the least first."""
+    out = bytearray()
+    _write_varint(out, number)
+    return bytes(out)
+
+
 def integer(value: int) -> tuple[int, int]:
     """A 32-bit field."""
     return I32, value
@@ -127,7 +134,8 @@ def _write_varint(out: bytearray, number: int) -> None:
 
 
 def _write_struct(out: bytearray, fields: Struct, last: int = 0) -> None:
-    for field, (kind, value) in sorted(fields.items()):
+    for field in sorted(fields):
+        kind, value = fields[field]
         if 0 < field - last < 16:
             out.append((field - last) << 4 | kind)
         else:

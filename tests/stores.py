@@ -211,7 +211,7 @@ def load_kernels() -> None:
     kinds = by_kind(np.zeros(8, np.int64), np.zeros(8, bool), places, places.astype(np.int32))
     (statistics,) = measured(values.__getitem__, 3, 8, kinds)
     added(partial_rows(*kinds, statistics, 0, np.arange(3, dtype=np.int32), 0), 0)
-    kernels.turn_all(np.ones((8, 5), np.float32)[:, :3], 0, np.empty_like(values))
+    kernels.transpose(np.ones((8, 3), np.float32), np.empty_like(values))
     kernels.scatter(values, places, np.empty_like(values))
     kernels.turn(np.ones((8, 5), np.float32)[:, :3].T, places, np.empty_like(values))
 

@@ -76,7 +76,8 @@ def test_statistics_are_those_of_numpy(values: np.ndarray) -> None:
 )
 def test_histograms_and_the_strongest_are_those_of_numpy(values: np.ndarray) -> None:
     n, n_tokens = values.shape
-    bins, counts, ends = np.empty(n * n_tokens, np.int32), np.empty(n * n_tokens, np.int64), np.empty(n, np.int64)
+    most = n * n_tokens + 1
+    bins, counts, ends = np.empty(most, np.int32), np.empty(most, np.int64), np.empty(n, np.int64)
     kernels.histogram(values.view(np.int32), 20, bins, counts, ends)
     tokens, n_found = np.empty((2, n, 3), np.int64), np.empty((2, n), np.int64)
     activations = np.empty((2, n, 3), np.float32)
@@ -102,9 +103,9 @@ def test_columns_are_put_where_they_belong(values: np.ndarray, draw) -> None:  #
         out = np.zeros((n, n_tokens + 5), np.float32)
         put(given_as, places, out)
         assert np.array_equal(out.view(np.uint32), expected)
-    out = np.zeros((n, n_tokens + 5), np.float32)
-    kernels.turn_all(values.T, 2, out)
-    assert np.array_equal(out[:, 2 : 2 + n_tokens].view(np.uint32), values.view(np.uint32))
+    out = np.zeros((n_tokens, n), np.float32)
+    kernels.transpose(values, out)
+    assert np.array_equal(out.view(np.uint32), values.T.view(np.uint32))
 
 
 def test_where_nothing_can_be_kept_on_disk_it_is_compiled_each_time(tmp_path: Path) -> None:
