@@ -34,7 +34,7 @@ from actlake.store import (
     write_shard,
     write_table,
 )
-from actlake.store.parquet import vector_page
+from actlake.store.pages import vector_page
 from actlake.store.schema import RUNS
 from actlake.store.threads import threads
 from main_job import seconds, spread

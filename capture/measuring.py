@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from ..store.partials import BIN_SHIFT, EXAMPLES, Lists, Measured
+from ..store.partials import BIN, BIN_SHIFT, COUNT, EXAMPLES, PLACE, Lists, Measured
 from ..store.precision import Precision
 
 _VALUES = 1 << 24
@@ -74,7 +74,7 @@ def _histogram(values: Float32[Tensor, "n neurons"]) -> tuple[Lists, Lists]:
     counts = torch.bincount((bins + starts).flatten(), minlength=n_neurons * _N_BINS)
     held = counts.nonzero()[:, 0]
     ends = _array((counts.unflatten(0, (n_neurons, _N_BINS)) > 0).sum(1).cumsum(0))
-    return Lists(_array((held % _N_BINS).int()), ends), Lists(_array(counts[held]), ends)
+    return Lists(_array(held % _N_BINS).astype(BIN), ends), Lists(_array(counts[held]).astype(COUNT), ends)
 
 
 def _strongest(values: Float32[Tensor, "n neurons"]) -> tuple[Lists, Lists]:
@@ -85,7 +85,7 @@ def _strongest(values: Float32[Tensor, "n neurons"]) -> tuple[Lists, Lists]:
     tokens = _LAST - (best & _LAST)  # the first, where there is none
     found = _array((best >= 0).T)
     ends = found.sum(1).cumsum()
-    return Lists(_array(tokens.T)[found], ends), Lists(_array(values.gather(0, tokens).T)[found], ends)
+    return Lists(_array(tokens.T)[found].astype(PLACE), ends), Lists(_array(values.gather(0, tokens).T)[found], ends)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -175,7 +175,7 @@ def histogram(bits, shift, bins, counts, ends):  # type: ignore[no-untyped-def]
 @compiled
 def strongest(values, bins, counts, ends, shift, tokens, activations, n_found):  # type: ignore[no-untyped-def]
     """The values of each row, float32 [n, tokens], that are farthest above 0 and farthest below, the farthest first, among equals
-    the earlier: their places in int64 [2, n, k], the values in float32 [2, n, k], and how many there are in [2, n].
+    the earlier: their places in integers [2, n, k], the values in float32 [2, n, k], and how many there are in [2, n].
 
     `bins`, `counts` and `ends` are the rows' histograms: they tell from where on k values are, and only a few more.
     """

@@ -25,6 +25,9 @@ within 1/16 of the bin's middle, relatively. The edges are the same for every ne
 _TOKEN = ("generation_id", "position")
 """What a token is known by."""
 
+BIN, COUNT, PLACE = np.uint16, np.int32, np.int32
+"""What is held of a neuron is small: there are many, and what is held of all is gone through for every batch."""
+
 _BLOCK = 128
 _BLOCK_VALUES = 1 << 19
 """Neurons, and activations, that a thread looks at at a time, at most (but one neuron at least)."""
@@ -71,10 +74,13 @@ class Lists:
     ends: Int64[np.ndarray, "neurons"]
 
     @classmethod
-    def of(cls, column: pa.ChunkedArray) -> "Lists":
+    def of(cls, column: pa.ChunkedArray, dtype: Any = None) -> "Lists":
+        """Of a column of lists, their values as numbers of this type (None: as they are)."""
         lists = column.combine_chunks()
         offsets = lists.offsets.to_numpy().astype(np.int64)
-        return cls(lists.values.to_numpy()[offsets[0] : offsets[-1]], offsets[1:] - offsets[0])
+        return cls(
+            lists.values.to_numpy()[offsets[0] : offsets[-1]].astype(dtype, copy=False), offsets[1:] - offsets[0]
+        )
 
     @property
     def offsets(self) -> Int64[np.ndarray, "neurons_and_1"]:
@@ -153,7 +159,7 @@ class _Measuring:
         self._mean, self._m2, self._n_active = np.empty(n), np.empty(n), np.empty(n, np.int64)
         self._min, self._max = np.empty(n, np.float32), np.empty(n, np.float32)
         self._histograms: dict[int, tuple[Lists, Lists]] = {}
-        self._tokens, self._activations = np.empty((2, n, EXAMPLES), np.int64), np.empty((2, n, EXAMPLES), np.float32)
+        self._tokens, self._activations = np.empty((2, n, EXAMPLES), PLACE), np.empty((2, n, EXAMPLES), np.float32)
         self._n_found = np.empty((2, n), np.int64)
 
     def measure(self, neurons: slice, values: Float32[np.ndarray, "some_neurons tokens"]) -> None:
@@ -179,7 +185,7 @@ def _histogram(values: Float32[np.ndarray, "neurons tokens"]) -> tuple[Lists, Li
     from . import kernels
 
     most = values.shape[0] * min(values.shape[1], 1 << (32 - BIN_SHIFT)) + 1
-    bins, counts, ends = np.empty(most, np.int32), np.empty(most, np.int64), np.empty(len(values), np.int64)
+    bins, counts, ends = np.empty(most, BIN), np.empty(most, COUNT), np.empty(len(values), np.int64)
     kernels.histogram(values.view(np.int32), BIN_SHIFT, bins, counts, ends)
     return Lists(bins[: ends[-1]].copy(), ends), Lists(counts[: ends[-1]].copy(), ends)
 
@@ -214,7 +220,7 @@ def _summed(
     starts, n, mean = bounds[:-1], n[order], rows.mean[order]
     whole_mean = np.add.reduceat(n * mean, starts) / np.add.reduceat(n, starts)
     apart = mean - np.repeat(whole_mean, np.diff(bounds))
-    bins, counts = np.empty(len(rows.bins.values) + 1, np.int32), np.empty(len(rows.bins.values) + 1, np.int64)
+    bins, counts = np.empty(len(rows.bins.values) + 1, BIN), np.empty(len(rows.bins.values) + 1, COUNT)
     ends, half = np.empty(len(starts), np.int64), 1 << (31 - BIN_SHIFT)  # half of the bins are of values above 0
     of_rows = (rows.bins.values, rows.bin_counts.values, rows.bins.offsets)
     n_bins = kernels.add_histograms(*of_rows, order, bounds, half, bins, counts, ends)
@@ -287,7 +293,7 @@ def added(rows: pa.Table, segment_id: int) -> pa.Table:
     starts = np.flatnonzero(np.concatenate([[True], np.logical_or.reduce(changes)]))
     bounds, n = np.append(starts, len(order)), rows["n"].to_numpy()
     columns: dict[str, Any] = {name: rows[name].to_numpy() for name in ("mean", "m2", "min", "max", "n_active")}
-    columns |= {name: Lists.of(rows[name]) for name in ("bins", "bin_counts")}
+    columns |= {"bins": Lists.of(rows["bins"], BIN), "bin_counts": Lists.of(rows["bin_counts"], COUNT)}
     tokens: dict[str, list[np.ndarray]] = {name: [] for name in _TOKEN}
     n_tokens = 0
     for sign in ("positive", "negative"):
@@ -296,7 +302,7 @@ def added(rows: pa.Table, segment_id: int) -> pa.Table:
             tokens[name].append(lists[name].values)
         activations = columns[f"{sign}_activation"] = lists["activation"]
         n_before, n_tokens = n_tokens, n_tokens + len(activations.values)
-        columns[sign] = Lists(np.arange(n_before, n_tokens), activations.ends)
+        columns[sign] = Lists(np.arange(n_before, n_tokens, dtype=PLACE), activations.ends)
     generation_id, position = map(np.concatenate, tokens.values())
     summed = _summed(Measured(**columns), n, generation_id, position, order, bounds)
     keys = {name: values[starts] for name, values in keys.items()} | {"n": np.add.reduceat(n[order], starts)}

@@ -20,7 +20,7 @@ from ..errors import ActlakeError, CorruptFile
 from .footers import footer_of, opened_file
 from .location import Location
 from .log import DataFile, Range, Snapshot
-from .parquet import integers_in, vectors_in
+from .pages import integers_in, vectors_in
 from .schema import TABLES, Table
 from .threads import threads
 

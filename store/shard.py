@@ -163,8 +163,8 @@ def write_table(
         return appear()
 
 
-def write_tables(location: Location, tables: Sequence[tuple[Table, pa.Table]]) -> list[DataFile]:
-    """As `write_table`, several files, made in threads: all of them or none."""
+def write_tables(location: Location, tables: Sequence[tuple[Table, Iterable[pa.Table]]]) -> list[DataFile]:
+    """As `write_table`, several files, made in threads, as are their rows: all of them or none."""
     with ExitStack() as drafts:
         drafting = [threads().submit(drafts.enter_context, _drafted(location, table, rows)) for table, rows in tables]
         try:

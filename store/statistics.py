@@ -110,8 +110,9 @@ class Counting:
             of_kinds = ((kind, of_kind[layer]) for kind, of_kind in sums)
             return in_order([partial_rows(*each, layer, self._neurons, segment_id) for each in of_kinds])
 
-        tables = [(SEGMENTS, row), *((NEURON_PARTIALS, rows(layer)) for layer in layers)]
-        made = write_tables(self._log.location, tables)
+        made = write_tables(
+            self._log.location, [(SEGMENTS, [row]), *((NEURON_PARTIALS, map(rows, [layer])) for layer in layers)]
+        )
         paths = [file.path for file in files]
         self._log.commit_over(files, Commit("count", f"count/{made[0].path}", made, counted=paths))
 

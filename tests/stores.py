@@ -200,7 +200,7 @@ def assert_counted(store: str | Path) -> None:
 def load_kernels() -> None:
     """Have what is compiled in this process, for those that it forks: loading it takes each of them half a second of a core."""
     from actlake.store import kernels
-    from actlake.store.parquet import vector_page, vectors_in
+    from actlake.store.pages import vector_page, vectors_in
     from actlake.store.partials import added, by_kind, measured, partial_rows
     from actlake.store.precision import rounded
 

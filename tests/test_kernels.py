@@ -12,7 +12,7 @@ import pytest
 import torch
 from actlake.errors import PrecisionOverflow
 from actlake.store import kernels, rounded
-from actlake.store.parquet import vector_page, vectors_in
+from actlake.store.pages import vector_page, vectors_in
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
