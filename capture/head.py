@@ -1,7 +1,8 @@
 """What a model says after many positions, without the logits of all of them at once.
 
 A batch's logits can be greater than all else that is held of it (4,096 positions of a vocabulary of 50,000 take 0.8 GB). Where
-they are what the unembedding gives, and nothing is done to them after, they are made in parts and let go.
+they are what the unembedding gives, and nothing is done to them after, they are made in parts and let go: of some positions at a
+time, or on a CPU of some of the vocabulary, for a product reads all the weights that it is given, however few positions it has.
 """
 
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 
 from .calls import some_tokens
 from .models import Model
-from .predictions import predictions
+from .predictions import Predicting, predictions
 
 AT_ONCE = {"cpu": 128}
 AT_ONCE_ELSEWHERE = 2048
 """Positions whose logits are held together: enough for a quick matrix product."""
+
+VOCABULARY_AT_ONCE = 2048
+"""Tokens whose logits after all positions are held together."""
 
 
 @torch.no_grad()
@@ -37,8 +41,28 @@ def logits_are_unembedded(model: Model) -> bool:
 def said(model: Model, last_hidden: Float[Tensor, "n d_last"], targets: Int[Tensor, "n"]) -> Float32[Tensor, "3 n"]:
     """As `predictions`, of the logits that a model's unembedding makes of what it receives."""
     unembedding: nn.Module = model.network.get_submodule(model.anatomy.unembedding)
+    if type(unembedding) is nn.Linear and _is_wide(last_hidden) and _is_wide(unembedding.weight):
+        return _by_vocabulary(unembedding, last_hidden, targets)
     at_once = AT_ONCE.get(last_hidden.device.type, AT_ONCE_ELSEWHERE)
     parts = [last_hidden.new_zeros(3, 0, dtype=torch.float32)]
     for rows, of_rows in zip(last_hidden.split(at_once), targets.split(at_once), strict=True):
         parts.append(predictions(unembedding.forward(rows[None])[0], of_rows))  # its hooks are for the model's own use
     return torch.cat(parts, dim=1)
+
+
+def _is_wide(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+def _by_vocabulary(
+    unembedding: nn.Linear, last_hidden: Float32[Tensor, "n d_last"], targets: Int[Tensor, "n"]
+) -> Float32[Tensor, "3 n"]:
+    """The same, for some tokens of the vocabulary after the others."""
+    weight, bias = unembedding.weight, unembedding.bias
+    of_targets = torch.linalg.vecdot(last_hidden, weight[targets])
+    predicting = Predicting(targets, of_targets if bias is None else of_targets + bias[targets])
+    for start in range(0, len(weight), VOCABULARY_AT_ONCE):
+        some = slice(start, start + VOCABULARY_AT_ONCE)
+        logits = nn.functional.linear(last_hidden, weight[some], None if bias is None else bias[some])
+        predicting.see(logits, start)
+    return predicting.done()
