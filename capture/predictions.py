@@ -9,6 +9,9 @@ AT_ONCE = {"cpu": 16}
 AT_ONCE_ELSEWHERE = 256
 """Positions whose distributions over the vocabulary are held together: on a CPU, few enough that they stay in its cache."""
 
+_LEAST = -1e30
+"""Stands for minus infinity, which is no number to count with: what a model cannot say."""
+
 _ROWS = 64
 """Positions of which some tokens' logits are looked at together: on a CPU, few enough that they stay in its cache."""
 
@@ -21,7 +24,7 @@ def predictions(logits: Float[Tensor, "n vocab"], targets: Int[Tensor, "n"]) -> 
         weights = below.exp()
         total = weights.sum(-1)
         logprob = below.gather(-1, wanted[:, None])[:, 0] - total.log()
-        entropy = total.log() - torch.linalg.vecdot(weights, below.clamp_min_(-1e30)) / total
+        entropy = total.log() - torch.linalg.vecdot(weights, below.clamp_min_(_LEAST)) / total
         rank = torch.gt(rows, rows.gather(-1, wanted[:, None]), out=weights).sum(-1) + 1  # exact below 2²⁴
         parts.append(torch.stack([logprob, rank, entropy]))
     return torch.cat(parts, dim=1)
@@ -34,7 +37,7 @@ class Predicting:
     def __init__(self, targets: Int[Tensor, "n"], of_targets: Float32[Tensor, "n"]) -> None:
         """`of_targets` are the targets' logits, which stand for those that come."""
         self._targets, self._of_targets = targets, of_targets
-        self._greatest = torch.full_like(of_targets, -torch.inf)
+        self._greatest = of_targets.clamp_min(_LEAST)
         self._total, self._below, self._rank = (torch.zeros_like(of_targets) for _ in range(3))
 
     def see(self, logits: Float32[Tensor, "n some"], start: int) -> None:
@@ -47,9 +50,9 @@ class Predicting:
     def _see(self, logits: Float32[Tensor, "rows some"], rows: slice) -> None:
         self._rank[rows] += (logits > self._of_targets[rows, None]).sum(-1)
         greatest = torch.maximum(self._greatest[rows], logits.amax(-1))
-        below = logits.sub_(greatest[:, None]).clamp_min_(-1e30)
+        below = logits.sub_(greatest[:, None]).clamp_min_(_LEAST)
         weights = below.exp()
-        less = (self._greatest[rows] - greatest).clamp_min_(-1e30)  # by how much those before are farther below now
+        less = self._greatest[rows] - greatest  # by how much those before are farther below now
         scale, total = less.exp(), self._total[rows]
         self._below[rows] = scale * (self._below[rows] + less * total) + torch.linalg.vecdot(weights, below)
         self._total[rows] = scale * total + weights.sum(-1)
