@@ -5,6 +5,9 @@ they are what the unembedding gives, and nothing is done to them after, they are
 time, or on a CPU of some of the vocabulary, for a product reads all the weights that it is given, however few positions it has.
 """
 
+from functools import partial
+from typing import TypeGuard
+
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
@@ -17,8 +20,8 @@ AT_ONCE = {"cpu": 128}
 AT_ONCE_ELSEWHERE = 2048
 """Positions whose logits are held together: enough for a quick matrix product."""
 
-VOCABULARY_AT_ONCE = 2048
-"""Tokens whose logits after all positions are held together."""
+AT_ONCE_BY_VOCABULARY, VOCABULARY_AT_ONCE = 4096, 2048
+"""Positions, and tokens of the vocabulary, whose logits are held together where all of a vocabulary's are not."""
 
 
 @torch.no_grad()
@@ -41,24 +44,34 @@ def logits_are_unembedded(model: Model) -> bool:
 def said(model: Model, last_hidden: Float[Tensor, "n d_last"], targets: Int[Tensor, "n"]) -> Float32[Tensor, "3 n"]:
     """As `predictions`, of the logits that a model's unembedding makes of what it receives."""
     unembedding: nn.Module = model.network.get_submodule(model.anatomy.unembedding)
-    if type(unembedding) is nn.Linear and _is_wide(last_hidden) and _is_wide(unembedding.weight):
-        return _by_vocabulary(unembedding, last_hidden, targets)
-    at_once = AT_ONCE.get(last_hidden.device.type, AT_ONCE_ELSEWHERE)
+    at_once, of_some = AT_ONCE.get(last_hidden.device.type, AT_ONCE_ELSEWHERE), partial(_by_positions, unembedding)
+    if _is_a_product(unembedding) and _is_plain(last_hidden):
+        at_once, of_some = AT_ONCE_BY_VOCABULARY, partial(_by_vocabulary, unembedding)
     parts = [last_hidden.new_zeros(3, 0, dtype=torch.float32)]
-    for rows, of_rows in zip(last_hidden.split(at_once), targets.split(at_once), strict=True):
-        parts.append(predictions(unembedding.forward(rows[None])[0], of_rows))  # its hooks are for the model's own use
+    parts += map(of_some, last_hidden.split(at_once), targets.split(at_once))
     return torch.cat(parts, dim=1)
 
 
-def _is_wide(tensor: Tensor) -> bool:
+def _is_a_product(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is a matrix product with plain numbers and nothing else."""
+    return type(module) is nn.Linear and "forward" not in vars(module) and _is_plain(module.weight)
+
+
+def _is_plain(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
-def _by_vocabulary(
-    unembedding: nn.Linear, last_hidden: Float32[Tensor, "n d_last"], targets: Int[Tensor, "n"]
+def _by_positions(
+    unembedding: nn.Module, last_hidden: Float[Tensor, "n d_last"], targets: Int[Tensor, "n"]
 ) -> Float32[Tensor, "3 n"]:
-    """The same, for some tokens of the vocabulary after the others."""
-    weight, bias = unembedding.weight, unembedding.bias
+    return predictions(unembedding.forward(last_hidden[None])[0], targets)  # its hooks are for the model's own use
+
+
+def _by_vocabulary(
+    product: nn.Linear, last_hidden: Float32[Tensor, "n d_last"], targets: Int[Tensor, "n"]
+) -> Float32[Tensor, "3 n"]:
+    """Of the logits that a matrix product gives, for some tokens of the vocabulary after the others."""
+    weight, bias = product.weight, product.bias
     of_targets = torch.linalg.vecdot(last_hidden, weight[targets])
     predicting = Predicting(targets, of_targets if bias is None else of_targets + bias[targets])
     for start in range(0, len(weight), VOCABULARY_AT_ONCE):

@@ -1,8 +1,12 @@
 """What a model says of tokens, from logits that come some after the others, against all of them at once."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from actlake.capture import Model, head
 from actlake.capture.predictions import Predicting, predictions
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,3 +40,27 @@ def test_the_targets_logit_is_the_one_that_is_said_to_be_its() -> None:
     assert rank == 2
     assert logprob == pytest.approx(float(of_each[1].log()))
     assert entropy == pytest.approx(-float((of_each * of_each.log()).sum()))
+
+
+class Product(torch.nn.Linear):
+    """A product that a reader of its type alone does not know."""
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_what_is_said_is_the_same_by_vocabulary_and_by_positions(
+    any_model: Model, monkeypatch: pytest.MonkeyPatch, has_bias: bool
+) -> None:
+    monkeypatch.setattr(head, "VOCABULARY_AT_ONCE", 7)
+    monkeypatch.setattr(head, "AT_ONCE_BY_VOCABULARY", 50)
+    model = replace(any_model, network=deepcopy(any_model.network))
+    product = model.network.get_submodule(model.anatomy.unembedding or "")
+    n_vocabulary, width = product.weight.shape
+    draw = torch.Generator().manual_seed(3)
+    product.bias = torch.nn.Parameter(torch.randn(n_vocabulary, generator=draw)) if has_bias else None
+    last_hidden = torch.randn(70, width, generator=draw)
+    targets = torch.randint(0, n_vocabulary, (70,), generator=draw)
+    by_vocabulary = head.said(model, last_hidden, targets)
+    product.__class__ = Product
+    by_positions = head.said(model, last_hidden, targets)
+    np.testing.assert_allclose(by_vocabulary, by_positions, rtol=1e-5, atol=1e-5)
+    assert head.said(model, last_hidden[:0], targets[:0]).shape == (3, 0)
