@@ -78,9 +78,8 @@ class Lists:
         """Of a column of lists, their values as numbers of this type (None: as they are)."""
         lists = column.combine_chunks()
         offsets = lists.offsets.to_numpy().astype(np.int64)
-        return cls(
-            lists.values.to_numpy()[offsets[0] : offsets[-1]].astype(dtype, copy=False), offsets[1:] - offsets[0]
-        )
+        values = lists.values.to_numpy()[offsets[0] : offsets[-1]]
+        return cls(values if dtype is None else values.astype(dtype, copy=False), offsets[1:] - offsets[0])
 
     @property
     def offsets(self) -> Int64[np.ndarray, "neurons_and_1"]:
@@ -225,10 +224,8 @@ def _summed(
     of_rows = (rows.bins.values, rows.bin_counts.values, rows.bins.offsets)
     n_bins = kernels.add_histograms(*of_rows, order, bounds, half, bins, counts, ends)
     strongest = []
-    for tokens, activations in (
-        (rows.positive, rows.positive_activation),
-        (rows.negative, rows.negative_activation),
-    ):
+    of_signs = ((rows.positive, rows.positive_activation), (rows.negative, rows.negative_activation))
+    for tokens, activations in of_signs:
         lists = (activations.values, generation_id[tokens.values], position[tokens.values], tokens.offsets)
         chosen, n_found = np.empty((len(starts), EXAMPLES), np.int64), np.empty(len(starts), np.int64)
         kernels.strongest_of(*lists, order, bounds, chosen, n_found)

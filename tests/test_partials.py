@@ -129,3 +129,12 @@ def test_the_statistics_of_more_neurons_are_those_of_some_and_the_others() -> No
     parts = [measured(part.__getitem__, len(part), 70, kinds)[0] for part in (values[:4], values[4:])]
     neurons = np.arange(9, dtype=np.int32)
     assert partial_rows(kinds[0], Measured.joined(parts), 0, neurons, 0) == partial_rows(kinds[0], whole, 0, neurons, 0)
+
+
+def test_tokens_that_are_added_up_keep_the_numbers_of_their_generations_to_the_last() -> None:
+    generation_id, position = np.array([2**62 + 1, 2**62 + 3]), np.array([4, 2**31 - 1], np.int32)
+    (kind,) = by_kind(np.zeros(2, int), np.zeros(2, bool), generation_id, position)
+    (found,) = measured(np.array([[1.0, -2.0]], np.float32).__getitem__, 1, 2, [kind])
+    (row,) = added(partial_rows(kind, found, 0, np.zeros(1, np.int32), 1), 2).to_pylist()
+    assert (row["positive_generation_id"], row["negative_generation_id"]) == ([2**62 + 1], [2**62 + 3])
+    assert (row["positive_position"], row["negative_position"]) == ([4], [2**31 - 1])
