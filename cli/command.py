@@ -1,7 +1,9 @@
 """What every command is made of: errors that are one line, options that several have, SIGTERM that ends as Ctrl-C does."""
 
 import functools
+import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +19,9 @@ at_option = click.option("--at", type=int, metavar="COMMIT", help="As the store 
 port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006, show_default=True, help="Port.")
 
 
+_LATER_S = 0.01
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM came: what handles Ctrl-C handles it too."""
 
@@ -30,7 +35,8 @@ def command(
     @functools.wraps(function)
     def run(*args: Any, debug: bool, **kwargs: Any) -> None:
         try:
-            function(*args, **kwargs)
+            with _signals_that_last():
+                function(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit):
             raise
         except _Terminated:
@@ -64,6 +70,27 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _signals_that_last() -> Iterator[None]:
+    """Ctrl-C and SIGTERM that come while something is cleared away, where Python ignores every exception, come again."""
+    before = sys.unraisablehook
+
+    def ignored(what: Any) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            number = signal.SIGTERM if issubclass(what.exc_type, _Terminated) else signal.SIGINT
+            again = threading.Timer(_LATER_S, os.kill, (os.getpid(), number))  # at once, it would be ignored here too
+            again.daemon = True
+            again.start()
+        else:
+            before(what)
+
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _fail(message: str, *, debug: bool, code: int = 1) -> None:
