@@ -53,8 +53,10 @@ def said(model: Model, last_hidden: Float[Tensor, "n d_last"], targets: Int[Tens
 
 
 def _is_a_product(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is a matrix product with plain numbers and nothing else."""
-    return type(module) is nn.Linear and "forward" not in vars(module) and _is_plain(module.weight)
+    """Whether a module is a matrix product with plain numbers and nothing else: no quantized weights in a tensor of their own."""
+    if type(module) is not nn.Linear or "forward" in vars(module):
+        return False
+    return type(module.weight) is nn.Parameter and _is_plain(module.weight)
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -20,6 +20,7 @@ port_option = click.option("--port", type=click.IntRange(0, 65535), default=5006
 
 
 _LATER_S = 0.01
+"""Seconds until a signal that was ignored comes again."""
 
 
 class _Terminated(KeyboardInterrupt):
